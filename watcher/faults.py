@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faults that last: one line when one begins, one when it ends, none for the tries between."""
+
+import random
+
+from oslo_log.log import BaseLoggerAdapter
+
+MAX_DELAY = 60.0  # seconds
+
+
+class Fault:
+    """One thing that can be out of order.
+
+    :param log: logger of the module that meets the fault
+    :param began: ERROR line with ``%s`` for the cause
+    :param ended: INFO line
+    """
+
+    def __init__(self, log: BaseLoggerAdapter, began: str, ended: str) -> None:
+        self._log, self._began, self._ended = log, began, ended
+        self._causes: set[str] = set()
+
+    @property
+    def active(self) -> bool:
+        """Whether it lasts."""
+        return bool(self._causes)
+
+    def begin(self, cause: str) -> None:
+        """It is out of order; each cause is told once."""
+        if cause not in self._causes:
+            self._causes.add(cause)
+            self._log.error(self._began, cause)
+
+    def end(self) -> bool:
+        """It is in order; True when it wasn't."""
+        if not self._causes:
+            return False
+        self._causes.clear()
+        self._log.info(self._ended)
+        return True
+
+
+def backoff(attempt: int) -> float:
+    """Seconds before try number ``attempt`` (the first repetition is 1): doubled from one
+    second to a minute, with jitter, lest many hosts come back in step."""
+    longest = min(2.0 ** min(attempt - 1, 10), MAX_DELAY)
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - no secret

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Glance's database: image ids → live, deleted or absent. Read only, one short SELECT at a time."""
+
+import enum
+import importlib.util
+import os
+import re
+from collections.abc import Collection, Iterator
+from itertools import islice
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from watcher.conf import ConfigError
+
+CONNECT_TIMEOUT = 10  # seconds
+READ_TIMEOUT = 30  # seconds
+IDS_PER_QUERY = 1000
+
+# The drivers that our extras bring, for a URL whose own driver isn't installed here.
+_DRIVERS = {"mysql": "pymysql", "mariadb": "pymysql", "postgresql": "psycopg", "sqlite": "pysqlite"}
+_MODULES = {"mysqldb": "MySQLdb", "pysqlite": "sqlite3", "mysqlconnector": "mysql.connector"}
+
+_images = sa.table("images", sa.column("id", sa.String), sa.column("deleted"))
+_ids: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
+_by_id = sa.select(_images.c.id, _images.c.deleted).where(_images.c.id.in_(_ids))
+_by_any_case = sa.select(_images.c.id, _images.c.deleted).where(
+    sa.func.lower(_images.c.id).in_(_ids)
+)
+_any_row = sa.select(_images.c.id).limit(1)
+
+T = TypeVar("T")
+
+
+class ImageState(enum.Enum):
+    """What the database says of an image."""
+
+    LIVE = "live"
+    DELETED = "deleted"
+    ABSENT = "absent"
+
+
+class DatabaseError(Exception):
+    """The database can't tell; the text is one line without secrets."""
+
+
+def state_of(deleted: object) -> ImageState:
+    """State that a row's ``deleted`` column tells; in doubt the image lives."""
+    return ImageState.DELETED if deleted in (True, 1) else ImageState.LIVE
+
+
+def usable_url(url: str) -> URL:
+    """The URL of Glance's file, made ready for this process.
+
+    A driver that isn't installed gives way to the one of our extras, SQLite is kept from making
+    an empty database where none is, and SQLAlchemy plugins (profilers) are dropped.
+
+    :raises ConfigError: it can't be parsed, or no driver for it is installed
+    """
+    try:
+        parsed = make_url(url)
+        backend = parsed.get_backend_name()
+    except (SQLAlchemyError, ValueError):
+        raise ConfigError(
+            "[database] connection can't be parsed; expected "
+            "dialect+driver://user:password@host/database"
+        ) from None
+    if backend not in _DRIVERS:
+        raise ConfigError(
+            f"[database] connection has the unknown scheme {backend!r}; "
+            "expected mysql, postgresql or sqlite"
+        )
+    driver = parsed.drivername.partition("+")[2]
+    if not driver or not _installed(driver):
+        driver = _DRIVERS[backend]
+    if not _installed(driver):
+        extra = "postgresql" if backend == "postgresql" else "mysql"
+        raise ConfigError(
+            f"No database driver for {backend} is installed; "
+            f"pip install glance-staging-watcher[{extra}]"
+        )
+    parsed = parsed.set(drivername=f"{backend}+{driver}").difference_update_query(["plugin"])
+    if backend == "sqlite" and parsed.database and not parsed.database.startswith("file:"):
+        path = quote(os.path.abspath(parsed.database))
+        parsed = parsed.set(database=f"file:{path}")
+        parsed = parsed.update_query_dict({"mode": "rw", "uri": "true"})
+    return parsed
+
+
+def _installed(driver: str) -> bool:
+    try:
+        return importlib.util.find_spec(_MODULES.get(driver, driver)) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _connect_args(url: URL) -> dict[str, Any]:
+    """Time limits, as the driver spells them; what the URL sets itself stays."""
+    if url.get_backend_name() in ("mysql", "mariadb"):
+        limits: dict[str, Any] = {
+            "connect_timeout": CONNECT_TIMEOUT,
+            "read_timeout": READ_TIMEOUT,
+            "write_timeout": READ_TIMEOUT,
+        }
+    elif url.get_backend_name() == "postgresql":
+        limits = {
+            "connect_timeout": CONNECT_TIMEOUT,
+            "tcp_user_timeout": READ_TIMEOUT * 1000,
+            "options": f"-c statement_timeout={READ_TIMEOUT * 1000}",
+        }
+    else:
+        limits = {"timeout": CONNECT_TIMEOUT}
+    return {name: value for name, value in limits.items() if name not in url.query}
+
+
+class Images:
+    """The ``images`` table of one Glance.
+
+    :param url: ``[database] connection``
+    :raises ConfigError: the URL can't be used
+    """
+
+    def __init__(self, url: str) -> None:
+        usable = usable_url(url)
+        self.backend = usable.get_backend_name()
+        self._secrets = _secrets(usable)
+        try:
+            # AUTOCOMMIT: each SELECT sees what is committed now, never an older snapshot.
+            self._engine = sa.create_engine(
+                usable,
+                isolation_level="AUTOCOMMIT",
+                pool_size=1,
+                max_overflow=0,
+                poolclass=sa.QueuePool,
+                connect_args=_connect_args(usable),
+            )
+        except (SQLAlchemyError, ImportError, TypeError) as error:
+            raise ConfigError(
+                f"[database] connection can't be used: {self._one_line(error)}"
+            ) from None
+
+    def states(self, ids: Collection[str]) -> dict[str, ImageState]:
+        """State of each id. A live row wins, should ids differ by case only.
+
+        :raises DatabaseError: nothing is known then
+        """
+        found: dict[str, ImageState] = {}
+        for chunk in _chunks(ids, IDS_PER_QUERY):
+            self._read(_by_id, chunk, found)
+        return {key: found.get(key.lower(), ImageState.ABSENT) for key in ids}
+
+    def states_in_any_case(self, ids: Collection[str]) -> dict[str, ImageState]:
+        """The second, separate read before anything of an absent image is removed.
+
+        Ids are compared without regard to case: no live image may look absent because of it.
+        It reads the whole index of a large table, so it is only for the few absent ones.
+
+        :raises DatabaseError: also when the table has no row at all: most likely it is the
+            wrong database
+        """
+        found: dict[str, ImageState] = {}
+        for chunk in _chunks(ids, IDS_PER_QUERY):
+            self._read(_by_any_case, [key.lower() for key in chunk], found)
+        if ids and not found and not self.check():
+            raise DatabaseError(
+                "the images table has no row at all; is [database] connection the right database?"
+            )
+        return {key: found.get(key.lower(), ImageState.ABSENT) for key in ids}
+
+    def check(self) -> bool:
+        """Whether the table has any row.
+
+        :raises DatabaseError: unreachable, or no ``images`` table
+        """
+        return bool(self._execute(_any_row, {}))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._engine.dispose()
+
+    def _read(
+        self, query: sa.Select[Any], ids: Collection[str], found: dict[str, ImageState]
+    ) -> None:
+        for row_id, deleted in self._execute(query, {"ids": list(ids)}):
+            key, state = row_id.lower(), state_of(deleted)
+            if found.get(key) is not ImageState.LIVE:
+                found[key] = state
+
+    def _execute(self, query: sa.Select[Any], parameters: dict[str, Any]) -> list[Any]:
+        try:
+            try:
+                return self._execute_once(query, parameters)
+            except DBAPIError as error:
+                # The server closed the idle connection: a second try gets a new one. Cheaper
+                # than a ping before each of the queries that wait on a notification.
+                if not error.connection_invalidated:
+                    raise
+                return self._execute_once(query, parameters)
+        except (SQLAlchemyError, OSError) as error:
+            raise DatabaseError(self._one_line(error)) from None
+
+    def _execute_once(self, query: sa.Select[Any], parameters: dict[str, Any]) -> list[Any]:
+        with self._engine.connect() as connection:
+            return list(connection.execute(query, parameters))
+
+    def _one_line(self, error: BaseException) -> str:
+        cause = getattr(error, "orig", None) or error
+        # PyMySQL's errors are (number, text)
+        text = str(cause.args[1] if len(cause.args) == 2 else cause)
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return re.sub(r"\s+", " ", text).strip() or type(cause).__name__
+
+
+def _secrets(url: URL) -> set[str]:
+    password = str(url.password) if url.password else ""
+    return {text for text in (password, quote(password, safe="")) if text}
+
+
+def _chunks(items: Collection[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk

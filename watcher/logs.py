@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The log, as Glance's file sets it up."""
+
+import logging
+
+from oslo_config import cfg
+from oslo_log import log
+
+from watcher.conf import DISTRIBUTION, ConfigError
+
+_OUR_WORDS_INSTEAD = ("watchdog", "sqlalchemy.pool")
+
+
+def setup(conf: cfg.ConfigOpts) -> None:
+    """Start logging by oslo.log.
+
+    :raises ConfigError: the log file can't be written, or a log option is wrong
+    """
+    try:
+        log.setup(conf, DISTRIBUTION)
+    except (log.LogConfigError, OSError, ValueError) as error:
+        raise ConfigError(
+            f"Cannot log as the configuration says: {error}; name another file with --log-file"
+        ) from None
+    for name in _OUR_WORDS_INSTEAD:
+        logging.getLogger(name).setLevel(logging.CRITICAL)

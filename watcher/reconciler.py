@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one thread that touches files and the database: keys → passes of the cleaner → next keys."""
+
+from collections.abc import Callable, Mapping
+
+from oslo_log import log
+
+from watcher.cleaner import Cleaner, Outcome
+from watcher.events import FileEvents
+from watcher.faults import Fault, backoff
+from watcher.images import DatabaseError, Images
+from watcher.staging import Identity, Staging
+from watcher.verdict import recheck_delay
+from watcher.workqueue import Directory, File, Image, Key, Sweep, WorkQueue
+
+LOG = log.getLogger(__name__)
+
+CHECK_INTERVAL = 10.0  # seconds between looks for a replaced, mounted over or missing directory
+
+
+class Reconciler:
+    """Takes keys off the queue and makes the directory agree with the database.
+
+    :param sweep_interval: seconds from the end of a sweep to the next
+    :param on_swept: called after the first try of a sweep
+    """
+
+    def __init__(
+        self,
+        *,
+        queue: WorkQueue,
+        staging: Staging,
+        images: Images,
+        cleaner: Cleaner,
+        events: FileEvents,
+        sweep_interval: float,
+        on_swept: Callable[[], None],
+    ) -> None:
+        self._queue, self._staging, self._images = queue, staging, images
+        self._cleaner, self._events = cleaner, events
+        self._sweep_interval, self._on_swept = sweep_interval, on_swept
+        self._known: Identity | None = None
+        self._told_missing = False
+        self._checked = False
+        self._database_fault = Fault(
+            LOG,
+            "Cannot ask the database for images, nothing is removed until it answers: %s",
+            "The database answers again",
+        )
+        self._directory_fault = Fault(
+            LOG,
+            "Cannot read the staging directory, trying again: %s",
+            "The staging directory can be read again",
+        )
+        self._events_fault = Fault(
+            LOG,
+            "Cannot watch the staging directory for file events, sweeps and notifications go on: "
+            "%s; see fs.inotify.max_user_instances and max_user_watches",
+            "File events of the staging directory arrive again",
+        )
+
+    def run(self) -> None:
+        """Work until the queue is closed."""
+        self._queue.put(Sweep())
+        self._queue.put(Directory())
+        while keys := self._queue.take():
+            self._reconcile(keys)
+            if Sweep() in keys:
+                self._on_swept()
+
+    def _reconcile(self, keys: Mapping[Key, int]) -> None:
+        try:
+            with self._staging:
+                self._directory_fault.end()
+                if self._follow() or Sweep() in keys:
+                    self._sweep(keys)
+                elif not self._database_fault.active:  # else the sweep to come sees all
+                    self._clean(keys)
+        except DatabaseError as error:
+            self._database_fault.begin(str(error))
+            self._try_again(keys)
+        except FileNotFoundError:
+            self._wait_for_directory()
+            self._queue.put(Sweep(), delay=self._sweep_interval)
+        except OSError as error:
+            self._directory_fault.begin(str(error))
+            self._try_again(keys)
+        if Directory() in keys:
+            self._queue.put(Directory(), delay=CHECK_INTERVAL)
+
+    def _try_again(self, keys: Mapping[Key, int]) -> None:
+        attempt = keys.get(Sweep(), 0) + 1
+        self._queue.put(Sweep(), delay=backoff(attempt), attempt=attempt)
+
+    def _follow(self) -> bool:
+        """Watch the open directory; True when events of it, or it itself, may have been missed."""
+        identity = self._staging.identity
+        changed, self._known = identity != self._known, identity
+        if self._events.watching != identity:
+            self._staging.forget_names()
+            try:
+                self._events.follow(self._staging)
+            except OSError as error:
+                self._events_fault.begin(error.strerror or str(error))
+            else:
+                changed = True
+                self._events_fault.end()
+                LOG.info("Watching staging directory %s", self._staging.path)
+        return changed
+
+    def _wait_for_directory(self) -> None:
+        if self._known is not None or not self._told_missing:
+            LOG.info("Staging directory %s does not exist, waiting for it", self._staging.path)
+            self._known, self._told_missing = None, True
+        try:
+            self._events.wait_for(self._staging.path)
+        except OSError as error:
+            self._events_fault.begin(error.strerror or str(error))
+
+    def _sweep(self, keys: Mapping[Key, int]) -> None:
+        if self._database_fault.active or not self._checked:
+            self._images.check()
+            self._checked = True
+        self._recheck(self._cleaner.sweep(self._clean_events), {})
+        self._database_fault.end()
+        # The files of deleted images are gone now; what is left is for their rows to show it.
+        self._clean({key: tries for key, tries in keys.items() if isinstance(key, Image)})
+        self._queue.put(Sweep(), delay=self._sweep_interval)
+
+    def _clean_events(self) -> None:
+        self._clean(self._queue.take_events())
+
+    def _clean(self, keys: Mapping[Key, int]) -> None:
+        names = dict.fromkeys(
+            key.name for key in keys if isinstance(key, File) and self._staging.saw(key.name)
+        )
+        notified = {key.id: attempt for key, attempt in keys.items() if isinstance(key, Image)}
+        for key in notified:
+            names |= dict.fromkeys(self._staging.files_of(key))
+        self._recheck(self._cleaner.clean(list(names), notified.keys()), notified)
+
+    def _recheck(self, outcome: Outcome, attempts: Mapping[str, int]) -> None:
+        for name, delay in outcome.young.items():
+            self._queue.put(File(name), delay=delay)
+        for key in outcome.lagging:
+            attempt = attempts.get(key, 0) + 1
+            if (wait := recheck_delay(attempt)) is not None:
+                self._queue.put(Image(key), delay=wait, attempt=attempt)

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The staging directory: name → image id, listing, identity, and removal that can't go astray.
+
+A pass over the directory works relative to one open descriptor, so nothing that is renamed,
+linked or mounted on the way to it can lead a removal elsewhere. Between passes nothing is held
+open: the file system can be unmounted.
+"""
+
+import errno
+import os
+import re
+import stat
+import threading
+from collections.abc import Iterable
+from types import TracebackType
+from typing import NamedTuple
+
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+HUGE = 1 << 30  # bytes on disk
+
+
+class Identity(NamedTuple):
+    """What makes a directory the same one, whatever its path."""
+
+    device: int
+    inode: int
+
+
+class FileChangedError(Exception):
+    """The file, or the directory, isn't the one that was judged; look again."""
+
+
+def image_id(name: str) -> str | None:
+    """Image id in a staged file's name, as written there; None when it is no image's file.
+
+    Glance drops all from the first dot on and asks for a UUID. We take only the form that it
+    gives to images: 36 characters with hyphens, in any case.
+    """
+    stem = name.partition(".")[0]
+    return stem if _UUID.fullmatch(stem) else None
+
+
+def canonical_id(value: object) -> str | None:
+    """Lower-case form of an image id, by which ids are compared; None for anything else."""
+    return value.lower() if isinstance(value, str) and _UUID.fullmatch(value) else None
+
+
+class NameIndex:
+    """Names of staged files by image, so that one image's files are found without a listing.
+
+    ``<id>`` itself needs no entry; only names with a suffix or capital letters are kept, which
+    are few. The index is a hint: each name is looked up before anything is done with it.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names: dict[str, set[str]] = {}
+        for name in names:
+            self.add(name)
+
+    def add(self, name: str) -> None:
+        """Remember a name that was seen in the directory."""
+        found = image_id(name)
+        if found is not None and (key := found.lower()) != name:
+            self._names.setdefault(key, set()).add(name)
+
+    def discard(self, name: str) -> None:
+        """Forget a name that is gone."""
+        key = (image_id(name) or "").lower()
+        names = self._names.get(key, set())
+        names.discard(name)
+        if not names:
+            self._names.pop(key, None)
+
+    def files_of(self, key: str) -> list[str]:
+        """Names that an image's files may have, by its canonical id."""
+        return [key, *sorted(self._names.get(key, ()))]
+
+
+class Staging:
+    """One staging directory; a context manager that holds it open for a pass.
+
+    Entering raises OSError when the path can't be opened or is no directory; FileNotFoundError
+    means that Glance has staged nothing yet.
+
+    :param path: absolute path, as configured
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.identity: Identity | None = None
+        self.descriptor = -1
+        self._index: NameIndex | None = None
+
+    def __enter__(self) -> "Staging":
+        self.descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        held = _identity(os.fstat(self.descriptor))
+        if held != self.identity:
+            self.identity, self._index = held, None
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self.descriptor)
+        self.descriptor = -1
+
+    def names(self) -> list[str]:
+        """Names of all entries, in the order of their inodes: the cheapest to remove them in.
+
+        :raises OSError: the directory can't be read
+        """
+        with os.scandir(self.descriptor) as entries:
+            listing = sorted((entry.inode(), entry.name) for entry in entries)
+        names = [name for _, name in listing]
+        self._index = NameIndex(names)
+        return names
+
+    def files_of(self, key: str) -> list[str]:
+        """Names of an image's files that are there now, by its canonical id.
+
+        The cost does not grow with the number of other files, as long as `saw` is told of every
+        new name; `forget_names` says that it wasn't.
+        """
+        index = self._index or NameIndex(self.names())
+        self._index = index
+        return [name for name in index.files_of(key) if self.saw(name)]
+
+    def saw(self, name: str) -> bool:
+        """Take note of a name that an event told of; False when nothing of that name is there."""
+        status = self.lstat(name)
+        if self._index is not None:
+            (self._index.discard if status is None else self._index.add)(name)
+        return status is not None
+
+    def forget_names(self) -> None:
+        """Some new names may have been missed: the next look at an image's files lists all."""
+        self._index = None
+
+    def full_path(self, name: str) -> str:
+        """Path of an entry, for log lines."""
+        return os.path.join(self.path, name)
+
+    def lstat(self, name: str) -> os.stat_result | None:
+        """Status of an entry, links not followed; None when there is no such entry.
+
+        :raises OSError: any other failure
+        """
+        try:
+            return os.lstat(name, dir_fd=self.descriptor)
+        except FileNotFoundError:
+            return None
+
+    def remove(self, name: str, judged: os.stat_result | None = None) -> None:
+        """Remove a regular file; one that is gone already is a success.
+
+        :param judged: status on which the verdict rests; the file must still be that very one
+        :raises FileChangedError: the file, or the staging directory, isn't the judged one
+        :raises OSError: it can't be removed; names the full path
+        """
+        try:
+            if _identity(os.stat(self.path)) != self.identity:
+                raise FileChangedError(self.path)
+            now = os.lstat(name, dir_fd=self.descriptor)
+            if stat.S_ISDIR(now.st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            if not stat.S_ISREG(now.st_mode):
+                raise OSError(errno.EINVAL, "Not a regular file")
+            if judged is not None and _version(now) != _version(judged):
+                raise FileChangedError(name)
+            if now.st_blocks * 512 >= HUGE:
+                self._remove_huge(name)
+            else:
+                os.unlink(name, dir_fd=self.descriptor)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self.full_path(name)) from None
+
+    def _remove_huge(self, name: str) -> None:
+        # Giving back the blocks of a huge file takes seconds. Whoever holds the file last does
+        # it: here a thread that does nothing else, while the name is gone at once.
+        held = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.descriptor)
+        try:
+            os.unlink(name, dir_fd=self.descriptor)
+        finally:
+            threading.Thread(target=os.close, args=(held,), daemon=True).start()
+
+
+def _identity(status: os.stat_result) -> Identity:
+    return Identity(status.st_dev, status.st_ino)
+
+
+def _version(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The queue between the triggers and the one cleaner: keys, coalescing, delays.
+
+A key says where to look, never what to do. It waits in the queue once, however often it is put.
+"""
+
+import heapq
+import threading
+import time
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Look at every file of the staging directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """Look at the files of one image: an ``image.delete`` notification came for it."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """Look at one file name: a file event came for it, or its grace is over."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """Look whether the staging directory is still the one that is watched."""
+
+
+Key = Sweep | Image | File | Directory
+
+
+class WorkQueue:
+    """Keys that wait, each once, some of them until a later time.
+
+    Any thread may put; one thread takes all that is due at once.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._ready: dict[Key, int] = {}
+        self._due: dict[Key, tuple[float, int]] = {}
+        self._heap: list[tuple[float, int, Key]] = []
+        self._sequence = 0
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether the queue was closed: the taker ends what it has in hand and stops."""
+        return self._closed
+
+    def put(self, key: Key, *, delay: float = 0.0, attempt: int = 0) -> None:
+        """Put a key, to be taken now or ``delay`` seconds from now.
+
+        A key that waits already keeps the earlier of the two times. ``attempt`` comes back
+        with the key: the taker's count of rechecks, 0 for a new event.
+        """
+        with self._changed:
+            if key in self._ready:
+                self._ready[key] = min(self._ready[key], attempt)
+                return
+            if delay <= 0:
+                self._due.pop(key, None)
+                self._ready[key] = attempt
+            else:
+                due = time.monotonic() + delay
+                if key in self._due and self._due[key][0] <= due:
+                    return
+                self._due[key] = (due, attempt)
+                self._sequence += 1
+                heapq.heappush(self._heap, (due, self._sequence, key))
+            self._changed.notify()
+
+    def take(self) -> dict[Key, int]:
+        """Wait for keys that are due; take all of them, each with its attempt.
+
+        Empty once the queue is closed.
+        """
+        with self._changed:
+            while not self._closed:
+                self._promote()
+                if self._ready:
+                    return self._take_ready()
+                timeout = self._heap[0][0] - time.monotonic() if self._heap else None
+                self._changed.wait(timeout)
+            return {}
+
+    def take_events(self) -> dict[Key, int]:
+        """Take the images and files that are due, without waiting; sweeps stay."""
+        with self._changed:
+            if self._closed:
+                return {}
+            self._promote()
+            taken = self._take_ready()
+            self._ready = {k: a for k, a in taken.items() if not isinstance(k, Image | File)}
+            return {k: a for k, a in taken.items() if k not in self._ready}
+
+    def close(self) -> None:
+        """Wake the taker for the last time; nothing more is handed out."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def _take_ready(self) -> dict[Key, int]:
+        taken, self._ready = self._ready, {}
+        return taken
+
+    def _promote(self) -> None:
+        now = time.monotonic()
+        while self._heap:
+            due, _, key = self._heap[0]
+            waiting = self._due.get(key)
+            stale = waiting is None or waiting[0] != due
+            if not stale and due > now:
+                return
+            heapq.heappop(self._heap)
+            if waiting is not None and not stale:
+                del self._due[key]
+                self._ready.setdefault(key, waiting[1])
