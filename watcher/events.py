@@ -77,11 +77,11 @@ class FileEvents:
             self._inotify = None
 
     def _watch(self, path: str, mask: Mask, what: Identity | str) -> None:
+        old, self._watched = self._watched, None
         if self._inotify is None or not self._inotify.is_alive():
             self._inotify = InotifyFD()
             self._inotify.start()
-        elif self._watched is not None:
-            old, self._watched = self._watched, None
+        elif old is not None:
             self._inotify.remove_callbacks([(old[0], _ID)])
         descriptor = self._inotify.add_callback(os.fsencode(path), mask, self, _ID)
         if descriptor == -1:  # watchdog lets this one pass

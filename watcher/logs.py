@@ -8,7 +8,7 @@ from oslo_log import log
 
 from watcher.conf import DISTRIBUTION, ConfigError
 
-_OUR_WORDS_INSTEAD = ("watchdog", "sqlalchemy.pool")
+_OUR_WORDS_INSTEAD = ("oslo_service", "sqlalchemy.pool", "stevedore", "watchdog")
 
 
 def setup(conf: cfg.ConfigOpts) -> None:

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+
+PYTHON ?= python3
+CONFIG ?=
+TESTS ?= tests
+PYTEST_ARGS ?=
+
+BIN = .venv/bin
+PIP = $(BIN)/pip install -qq --disable-pip-version-check
+CODE = $(foreach d,watcher tests tools benchmarks,$(if $(wildcard $(d)/*.py $(d)/*/*.py),$(d)))
+
+.DEFAULT_GOAL = help
+.PHONY: help demo run test lint services sample clean .venv
+
+help:  ## Show the targets
+	@sed -n 's/^\([a-z.]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: .venv/.installed  ## Watch the program work, without any other service
+	@$(BIN)/python -m watcher.demo
+
+run: .venv/.installed  ## Run the program: make run CONFIG=/path/to/the.conf
+	@test -n "$(CONFIG)" || { echo "Say which configuration: make run CONFIG=/path" >&2; exit 2; }
+	@$(BIN)/glance-staging-watcher --config-file "$(CONFIG)"
+
+test: services  ## Run all checks and tests; TESTS=tests/test_x.py PYTEST_ARGS=-x narrow them
+	@$(MAKE) --no-print-directory lint
+	@$(BIN)/python -m pytest $(PYTEST_ARGS) $(TESTS)
+
+lint: .venv/.test  ## Check style and types
+	@$(BIN)/ruff check $(CODE)
+	@$(BIN)/ruff format --check $(CODE)
+	@$(BIN)/mypy --strict --explicit-package-bases $(CODE)
+
+services:  ## Install the servers which the tests need, from Debian's packages
+	@PYTHON="$(PYTHON)" tools/install-services
+
+sample: .venv/.installed  ## Write the sample configuration anew
+	@$(BIN)/oslo-config-generator --namespace watcher \
+		--output-file etc/glance-staging-watcher.conf.sample
+
+clean:  ## Remove the environment and all that was generated
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	find watcher tests tools benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+.venv: .venv/.test  ## Create the environment with everything for the tests
+
+.venv/.installed: setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) cannot create environments; on Debian: apt install python3-venv" >&2; \
+		exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	@$(PIP) --editable .
+	@touch $@
+
+.venv/.test: .venv/.installed
+	@$(PIP) --editable '.[mysql,postgresql,test]'
+	@touch $@

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hosts for functional tests."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.functional.host import GlanceNotifier, Host
+from tests.services import Images, RabbitMQ
+
+
+@pytest.fixture
+def new_host(
+    tmp_path_factory: pytest.TempPathFactory, database_url: str, images: Images
+) -> Iterator[Callable[..., Host]]:
+    """Makes hosts with one database; all they started ends with the test, and is checked."""
+    hosts: list[Host] = []
+
+    def make(**options: object) -> Host:
+        directory = tmp_path_factory.mktemp("host")
+        hosts.append(Host(directory, images, database_url=database_url, **options))
+        return hosts[-1]
+
+    yield make
+    for host in hosts:
+        host.close()
+
+
+@pytest.fixture
+def host(new_host: Callable[..., Host]) -> Host:
+    """A host without a message bus."""
+    return new_host()
+
+
+@pytest.fixture
+def bus_host(new_host: Callable[..., Host], rabbitmq: RabbitMQ) -> Host:
+    """A host with a message bus."""
+    return new_host(transport_url=rabbitmq.url())
+
+
+@pytest.fixture
+def notifier(rabbitmq: RabbitMQ) -> Iterator[GlanceNotifier]:
+    """Glance's side of the bus."""
+    made = GlanceNotifier(rabbitmq.url())
+    yield made
+    made.close()

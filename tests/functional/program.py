@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The installed program as a process, with what an operator sees of it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.services.waiting import wait_for
+
+PROGRAM = Path(sys.executable).with_name("glance-staging-watcher")
+SECRET = "s3cr3t"  # in every password of the tests
+READY_TIMEOUT = 30.0  # seconds
+STOP_TIMEOUT = 5.0  # seconds: what the program promises
+
+
+class Program:
+    """One run of ``glance-staging-watcher``.
+
+    :param directory: for the log and the notification socket
+    """
+
+    def __init__(self, directory: Path, *arguments: str) -> None:
+        self._log = directory / "watcher.log"
+        self._start = self._log.stat().st_size if self._log.exists() else 0
+        # systemd's end of sd_notify, in the abstract name space for its short name
+        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._notify.bind("")
+        name = self._notify.getsockname()
+        with self._log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [PROGRAM, *arguments],
+                env=os.environ | {"NOTIFY_SOCKET": "@" + name[1:].decode()},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def wait_ready(self) -> None:
+        """Wait for what systemd is told after the first sweep."""
+        self._notify.settimeout(READY_TIMEOUT)
+        assert self._notify.recv(512) == b"READY=1", self.log
+
+    @property
+    def log(self) -> str:
+        """What this run has written so far."""
+        with self._log.open("rb") as file:
+            file.seek(self._start)
+            return file.read().decode()
+
+    def lines(self, text: str) -> list[str]:
+        """Lines of the log with that text."""
+        return [line for line in self.log.splitlines() if text in line]
+
+    def wait_for_line(self, text: str, timeout: float = 30.0, count: int = 1) -> str:
+        """Wait for a line of the log; the last one with that text."""
+        wait_for(
+            lambda: len(self.lines(text)) >= count or self.process.poll() is not None,
+            timeout,
+            f"the line {text!r} in\n{self.log}",
+        )
+        found = self.lines(text)
+        assert len(found) >= count, f"no line {text!r} in\n{self.log}"
+        return found[-1]
+
+    def wait(self, timeout: float = 30.0) -> int:
+        """Wait for the program's own end; its exit code."""
+        return self.process.wait(timeout)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """End it by a signal, in time; its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        code = self.process.wait(STOP_TIMEOUT)
+        self.check_log()
+        return code
+
+    def kill(self) -> None:
+        """End it by SIGKILL."""
+        self.process.kill()
+        self.process.wait()
+
+    def check_log(self) -> None:
+        """No fault is a reason for a trace, and no line may hold a secret."""
+        assert "Traceback" not in self.log, self.log
+        assert SECRET not in self.log, self.log
+        assert "Deprecat" not in self.log, self.log

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loopback ports which stay free while their server is down."""
+
+import random
+import socket
+from pathlib import Path
+
+LOOPBACK = "127.0.0.1"
+
+_given: set[int] = set()
+
+
+def free_port() -> int:
+    """Return a free TCP port of the loopback interface, never the same twice.
+
+    Raises OSError when there is none.
+    """
+    # A client which calls a port of the ephemeral range again and again while its server is
+    # down at last is given that very port as its own and connects to itself.
+    low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    lasting = set(range(10240, 65536)) - set(range(low, high + 1)) - _given
+    for port in random.sample(sorted(lasting), len(lasting)):
+        with socket.socket() as probe:
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError:
+                continue
+        _given.add(port)
+        return port
+    raise OSError("no free port outside of the ephemeral range")

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A private PostgreSQL server."""
+
+import signal
+from pathlib import Path
+
+from .database import Database
+from .ports import LOOPBACK
+
+
+class PostgreSQL(Database):
+    """A PostgreSQL server; see Server and Database."""
+
+    account = "postgres"
+    stop_signal = signal.SIGINT  # does not wait for its clients, as SIGTERM would
+    driver = "postgresql+psycopg"
+    maintenance = "postgres"
+
+    @classmethod
+    def missing(cls) -> str | None:
+        """Say which program isn't installed, or None when all are there."""
+        return None if cls._programs() else "postgres is not installed"
+
+    @classmethod
+    def _programs(cls) -> list[Path]:
+        """Return the directories of the installed versions' programs."""
+        return sorted(found.parent for found in Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        password = self.directory / "password"
+        password.write_text(self.password)
+        self._run(
+            str(self._programs()[-1] / "initdb"),
+            f"--pgdata={self.data}",
+            f"--username={self.user}",
+            f"--pwfile={password}",
+            "--auth=scram-sha-256",
+            "--locale=C.UTF-8",
+            "--encoding=UTF8",
+            "--no-sync",
+        )
+
+    def _command(self) -> list[str]:
+        settings = {
+            "listen_addresses": LOOPBACK,
+            "port": self.port,
+            "unix_socket_directories": "",
+            "fsync": "off",
+            "full_page_writes": "off",
+            "shared_buffers": "16MB",
+            "max_connections": 50,
+            "max_wal_senders": 0,
+            "wal_level": "minimal",
+        }
+        options = [f"-c{name}={value}" for name, value in settings.items()]
+        return [str(self._programs()[-1] / "postgres"), "-D", str(self.data), *options]

@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Glance's cases, lines and counts; and where we differ from it on purpose."""
+
+import logging
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.services import Images as GlanceImages
+from watcher import cleaner as cleaner_module
+from watcher.cleaner import Cleaner, Outcome
+from watcher.images import DatabaseError, Images, ImageState
+from watcher.staging import Staging
+from watcher.verdict import Verdict
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+class Host:
+    """One staging directory and one SQLite database with a row in it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "staging"
+        self.path.mkdir()
+        url = f"sqlite:///{directory / 'glance.sqlite'}"
+        self.glance = GlanceImages(url)
+        self.glance.create_table()
+        self.glance.insert(new_id())
+        self.images = Images(url)
+        self.staging = Staging(f"{self.path}/")
+
+    def cleaner(
+        self,
+        *,
+        absent_grace: float = 0,
+        max_absent_removals: int = 1000,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> Cleaner:
+        return Cleaner(
+            self.staging,
+            self.images,
+            absent_grace=absent_grace,
+            max_absent_removals=max_absent_removals,
+            stopping=stopping,
+        )
+
+    def sweep(self, **options: float) -> Outcome:
+        with self.staging:
+            return self.cleaner(**options).sweep()  # type: ignore[arg-type]
+
+    def stage(self, *names: str, age: float = 0) -> None:
+        for name in names:
+            (self.path / name).write_bytes(b"data")
+            changed = time.time() - age
+            os.utime(self.path / name, (changed, changed))
+
+    @property
+    def left(self) -> set[str]:
+        return set(os.listdir(self.path))
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    made = Host(tmp_path)
+    yield made
+    made.glance.close()
+    made.images.close()
+
+
+@pytest.fixture(autouse=True)
+def debug(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, logger="watcher")
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    return [(record.levelname, record.getMessage()) for record in caplog.records]
+
+
+def counts(outcome: Outcome) -> tuple[int, int, int]:
+    return outcome.cleaned, outcome.ignored, outcome.error
+
+
+def test_an_empty_directory_says_nothing(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    assert counts(host.sweep()) == (0, 0, 0)
+    with host.staging:
+        assert counts(host.cleaner().clean([])) == (0, 0, 0)
+    assert not caplog.records
+
+
+def test_live_stale_and_foreign_files(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    live, stale, midconvert = new_id(), new_id(), new_id()
+    host.glance.insert(live)
+    host.stage("notanimageid", live, stale, midconvert, f"{midconvert}.qcow2")
+    assert counts(host.sweep()) == (3, 2, 0)
+    assert host.left == {"notanimageid", live}
+    said = lines(caplog)
+    assert {level for level, _ in said} == {"DEBUG"}
+    assert said[0][1] == "Found 5 files in staging directory for potential cleanup"
+    assert said[-1][1] == "Cleaned 3 stale staging files, 2 ignored (0 errors)"
+    assert {text for _, text in said[1:-1]} == {
+        "Staging directory contains unexpected non-image file 'notanimageid'; ignoring",
+        *(
+            f"Stale staging residue found for image {name.partition('.')[0]}: "
+            f"'{host.path}/{name}'; deleting now."
+            for name in (stale, midconvert, f"{midconvert}.qcow2")
+        ),
+    }
+    assert len(said) == 6
+
+
+def test_a_file_that_vanishes_and_one_that_cannot_go(
+    host: Host, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, stuck = new_id(), new_id()
+    host.stage(gone, stuck)
+    unlink = os.unlink
+
+    def refuse(name: str, *, dir_fd: int) -> None:
+        if name == stuck:  # root may unlink anything; chattr +i is tested on the real program
+            raise PermissionError(1, "Operation not permitted", name)
+        unlink(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    names = host.staging.names
+
+    def listed() -> list[str]:
+        found = names()
+        unlink(host.path / gone)
+        return found
+
+    monkeypatch.setattr(host.staging, "names", listed)
+    assert counts(host.sweep()) == (1, 0, 1)
+    assert host.left == {stuck}
+    errors = [text for level, text in lines(caplog) if level == "ERROR"]
+    path = f"{host.path}/{stuck}"
+    assert errors == [
+        f"Failed to delete stale staging path '{path}': [Errno 1] Operation not permitted: '{path}'"
+    ]
+    assert lines(caplog)[-1][1] == "Cleaned 1 stale staging files, 0 ignored (1 errors)"
+
+
+def test_converting_and_decompressing(host: Host) -> None:
+    stale, converting, decompressing, staged = (new_id() for _ in range(4))
+    host.glance.insert(staged)
+    host.glance.insert(stale, converting, deleted=True)
+    host.stage("foo", stale, converting, f"{converting}.qcow2", f"{decompressing}.uc", staged)
+    assert counts(host.sweep()) == (4, 2, 0)
+    assert host.left == {"foo", staged}
+
+
+def test_deleted_rows_need_no_wait_whatever_their_status(host: Host) -> None:
+    image = new_id()
+    host.glance.insert(image, deleted=True, status="pending_delete")
+    host.stage(image)
+    assert counts(host.sweep(absent_grace=3600)) == (1, 0, 0)
+
+
+def test_the_whole_database_is_deleted_rows(host: Host) -> None:
+    host.glance.clear()
+    image = new_id()
+    host.glance.insert(image, deleted=True)
+    host.stage(image)
+    assert counts(host.sweep()) == (1, 0, 0)
+
+
+def test_young_files_of_absent_images_wait(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    young, old = new_id(), new_id()
+    host.stage(young, old)
+    cleaner = host.cleaner(absent_grace=60)
+    ages = {young: 20.0, old: 61.0}
+    inodes = {(host.path / name).stat().st_ino: age for name, age in ages.items()}
+    monkeypatch.setattr(cleaner._clock, "age", lambda status: inodes[status.st_ino])
+    with host.staging:
+        outcome = cleaner.sweep()
+    assert counts(outcome) == (1, 1, 0)
+    assert host.left == {young}
+    assert outcome.young == {young: pytest.approx(40, abs=0.1)}
+
+
+def test_a_row_that_appears_before_the_second_read_saves_the_file(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = new_id()
+    host.stage(image)
+    first_read = host.images.states
+
+    def late(ids: set[str]) -> dict[str, ImageState]:
+        states = first_read(ids)
+        host.glance.insert(image)
+        return states
+
+    monkeypatch.setattr(host.images, "states", late)
+    assert counts(host.sweep()) == (0, 1, 0)
+    assert host.left == {image}
+
+
+def test_a_file_that_comes_of_age_between_the_looks_waits_for_its_second_read(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = new_id()
+    host.stage(image)
+    cleaner = host.cleaner(absent_grace=60)
+    ages = iter([59.999, 60.001])
+    monkeypatch.setattr(cleaner._clock, "age", lambda status: next(ages))
+    with host.staging:
+        assert counts(cleaner.sweep()) == (0, 1, 0)
+
+
+def test_a_file_of_an_absent_image_that_is_written_to_stays(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = new_id()
+    host.stage(image)
+    second_read = host.images.states_in_any_case
+
+    def meanwhile(ids: set[str]) -> dict[str, ImageState]:
+        (host.path / image).write_bytes(b"more data")
+        return second_read(ids)
+
+    monkeypatch.setattr(host.images, "states_in_any_case", meanwhile)
+    outcome = host.sweep()
+    assert counts(outcome) == (0, 1, 0)
+    assert image in outcome.young and outcome.young[image] >= 1
+    assert host.left == {image}
+
+
+def test_a_vanished_file_of_an_absent_image_does_not_take_its_successor_along(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = new_id()
+    host.stage(image)
+    lstat = host.staging.lstat
+    monkeypatch.setattr(host.staging, "lstat", lambda name: None)
+    outcome = host.sweep()
+    assert counts(outcome) == (1, 0, 0)
+    assert host.left == {image}, "one that came after the look"
+    assert lstat is not host.staging.lstat
+
+
+def test_the_brake_on_absent_images(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    absent, deleted = [new_id() for _ in range(5)], new_id()
+    host.glance.insert(deleted, deleted=True)
+    host.stage(*absent, deleted)
+    cleaner = host.cleaner(max_absent_removals=2)
+    with host.staging:
+        assert counts(cleaner.sweep()) == (3, 3, 0)
+        assert deleted not in host.left
+        assert counts(cleaner.clean(sorted(host.left))) == (0, 3, 0), "no more till next sweep"
+        errors = [text for level, text in lines(caplog) if level == "ERROR"]
+        assert len(errors) == 1 and "max_absent_removals" in errors[0]
+        assert counts(cleaner.sweep()) == (2, 1, 0)
+
+
+def test_no_row_in_the_table_removes_nothing(host: Host) -> None:
+    host.glance.clear()
+    host.stage(new_id())
+    with pytest.raises(DatabaseError, match="no row at all"):
+        host.sweep()
+    assert len(host.left) == 1
+
+
+def test_a_database_error_ends_the_sweep(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cleaner_module, "FILES_PER_STEP", 2)
+    host.stage(*(new_id() for _ in range(6)))
+    first_read, reads = host.images.states, iter(range(10))
+
+    def failing(ids: set[str]) -> dict[str, ImageState]:
+        if next(reads) == 1:
+            raise DatabaseError("gone away")
+        return first_read(ids)
+
+    monkeypatch.setattr(host.images, "states", failing)
+    with pytest.raises(DatabaseError):
+        host.sweep()
+    assert len(host.left) == 4
+
+
+def test_a_live_row_of_a_notified_image_is_lagging(host: Host) -> None:
+    image, other = new_id(), new_id()
+    host.glance.insert(image.upper(), other)
+    host.stage(image.upper(), other)
+    with host.staging:
+        outcome = host.cleaner().clean([image.upper(), other], {image, other[:-1]})
+    assert counts(outcome) == (0, 2, 0)
+    assert outcome.lagging == {image}
+
+
+def test_the_same_failure_is_an_error_line_once(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = new_id()
+    host.glance.insert(image, deleted=True)
+    (host.path / image).mkdir()
+    cleaner = host.cleaner()
+
+    def levels() -> list[str]:
+        caplog.clear()
+        with host.staging:
+            assert counts(cleaner.sweep()) == (0, 0, 1)
+        return [level for level, text in lines(caplog) if text.startswith("Failed to delete")]
+
+    assert levels() == ["ERROR"]
+    assert levels() == ["DEBUG"]
+    (host.path / image).rmdir()
+    with host.staging:
+        cleaner.sweep()
+    (host.path / image).mkdir()
+    assert levels() == ["ERROR"], "it had gone meanwhile"
+
+
+def test_events_get_their_turn_between_the_steps(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cleaner_module, "FILES_PER_STEP", 2)
+    host.stage(*(new_id() for _ in range(5)))
+    left: list[int] = []
+    with host.staging:
+        host.cleaner().sweep(lambda: left.append(len(host.left)))
+    assert left == [3, 1, 0]
+
+
+def test_stopping_ends_a_sweep_between_two_files(host: Host) -> None:
+    host.stage(*(new_id() for _ in range(5)))
+    asked = iter([False, False, True])
+    with host.staging:
+        outcome = host.cleaner(stopping=lambda: next(asked)).sweep()
+    assert counts(outcome) == (2, 0, 0)
+    assert len(host.left) == 3
+
+
+def test_the_plan_removes_nothing_and_says_why(host: Host) -> None:
+    live, deleted, absent, young = (new_id() for _ in range(4))
+    host.glance.insert(live)
+    host.glance.insert(deleted, deleted=True)
+    host.stage("foo", live, deleted, absent, young)
+    cleaner = host.cleaner(absent_grace=60)
+    old = (host.path / absent).stat().st_ino
+    cleaner._clock.age = lambda status: 61.0 if status.st_ino == old else 1.0  # type: ignore[method-assign]
+    with host.staging:
+        decided = {decision.name: decision for decision in cleaner.plan()}
+    assert {name: decision.verdict for name, decision in decided.items()} == {
+        "foo": Verdict.KEEP,
+        live: Verdict.KEEP,
+        deleted: Verdict.REMOVE,
+        absent: Verdict.REMOVE,
+        young: Verdict.RECHECK,
+    }
+    assert decided["foo"].reason == "not an image's file"
+    assert decided[deleted].reason == "image is deleted"
+    assert len(host.left) == 5

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+import logging
+
+import pytest
+from oslo_log import log
+
+from watcher.faults import Fault, backoff
+
+
+def test_one_line_when_it_begins_and_one_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    fault = Fault(log.getLogger("watcher.test"), "Lost: %s", "Back")
+    assert not fault.active and not fault.end()
+    for cause in ("refused", "refused", "timed out", "refused"):
+        fault.begin(cause)
+    assert fault.active
+    assert fault.end() and not fault.end()
+    fault.begin("refused")
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("ERROR", "Lost: refused"),
+        ("ERROR", "Lost: timed out"),
+        ("INFO", "Back"),
+        ("ERROR", "Lost: refused"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("attempt", "longest"), [(1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (10**6, 60)]
+)
+def test_backoff_doubles_up_to_a_minute_with_jitter(attempt: int, longest: float) -> None:
+    delays = {backoff(attempt) for _ in range(50)}
+    assert all(longest / 2 <= delay <= longest for delay in delays)
+    assert len(delays) > 1

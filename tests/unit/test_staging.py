@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: Apache-2.0
+import errno
+import os
+import socket
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from watcher import staging as staging_module
+from watcher.staging import FileChangedError, NameIndex, Staging, canonical_id, image_id
+
+ID = "7f1d2c0a-5b1e-4f7e-9a67-3c5d1b2e4f60"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (ID, ID),
+        (f"{ID}.qcow2", ID),
+        (f"{ID}.uc", ID),
+        (f"{ID}.blah", ID),
+        (f"{ID}.tar.gz", ID),
+        (f"{ID}.", ID),
+        (ID.upper(), ID.upper()),
+        ("foo", None),
+        ("foo.bar", None),
+        ("", None),
+        (".", None),
+        (f".{ID}", None),
+        (f"running-task-{ID}", None),
+        (ID.replace("-", ""), None),
+        (f"{{{ID}}}", None),
+        (f"urn:uuid:{ID}", None),
+        (f"{ID}x", None),
+        (f"{ID}\n", None),
+        (f"{ID}\n.uc", None),
+        (f" {ID}", None),
+        (f"{ID[:-1]}\uff11", None),
+        (f"{ID[:-1]}\u0661", None),
+        (ID[:-1], None),
+        (f"{ID}\udcff", None),
+    ],
+)
+def test_image_id_of_a_name(name: str, expected: str | None) -> None:
+    assert image_id(name) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (ID, ID),
+        (ID.upper(), ID),
+        (f"{ID}.uc", None),
+        (f"../{ID}", None),
+        (f"{ID}\0", None),
+        ("", None),
+        (None, None),
+        (7, None),
+        ([ID], None),
+        ({"id": ID}, None),
+        (ID.encode(), None),
+    ],
+)
+def test_canonical_id(value: object, expected: str | None) -> None:
+    assert canonical_id(value) == expected
+
+
+@pytest.fixture
+def staging(tmp_path: Path) -> Iterator[Staging]:
+    directory = tmp_path / "staging"
+    directory.mkdir()
+    with Staging(str(directory)) as opened:
+        yield opened
+
+
+def put(staging: Staging, name: str, data: bytes = b"data") -> Path:
+    path = Path(staging.path) / name
+    path.write_bytes(data)
+    return path
+
+
+def test_names_come_in_the_order_of_inodes(staging: Staging) -> None:
+    paths = [put(staging, str(uuid.uuid4())) for _ in range(50)]
+    by_inode = sorted(paths, key=lambda path: path.stat().st_ino)
+    assert staging.names() == [path.name for path in by_inode]
+
+
+@pytest.mark.parametrize("name", [f"{ID}.{'x' * 218}", os.fsdecode(b"\xff\xfe")])
+def test_odd_names_are_listed_and_removed(staging: Staging, name: str) -> None:
+    put(staging, name)
+    assert staging.names() == [name]
+    staging.remove(name)
+    assert staging.names() == []
+
+
+def test_a_missing_directory_is_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), Staging(str(tmp_path / "none")):
+        pass
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError), Staging(str(tmp_path / "file")):
+        pass
+
+
+def test_nothing_is_held_open_between_passes(staging: Staging) -> None:
+    other = Staging(staging.path)
+    before = len(os.listdir("/proc/self/fd"))
+    with other:
+        assert len(os.listdir("/proc/self/fd")) == before + 1
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_files_of_an_image_whatever_the_suffix(staging: Staging) -> None:
+    mine = {ID, f"{ID}.uc", f"{ID}.some.thing", ID.upper(), f"{ID.upper()}.raw"}
+    for name in [*mine, str(uuid.uuid4()), "foo", f"{uuid.uuid4()}.uc"]:
+        put(staging, name)
+    assert set(staging.files_of(ID)) == mine
+    assert staging.files_of(str(uuid.uuid4())) == []
+
+
+def test_files_of_an_image_follow_the_events(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staging.names()
+    monkeypatch.setattr(staging, "names", lambda: pytest.fail("listed the whole directory"))
+    put(staging, f"{ID}.uc")
+    assert staging.saw(f"{ID}.uc")
+    put(staging, ID)
+    assert staging.files_of(ID) == [ID, f"{ID}.uc"]
+    os.unlink(staging.full_path(f"{ID}.uc"))
+    assert staging.files_of(ID) == [ID]
+    assert not staging.saw(f"{ID}.uc")
+
+
+def test_forgotten_names_are_listed_anew(staging: Staging) -> None:
+    staging.names()
+    put(staging, f"{ID}.raw")
+    assert staging.files_of(ID) == [], "no event told of it"
+    staging.forget_names()
+    assert staging.files_of(ID) == [f"{ID}.raw"]
+
+
+def test_another_directory_has_other_names(tmp_path: Path) -> None:
+    path = tmp_path / "staging"
+    path.mkdir()
+    staging = Staging(str(path))
+    with staging:
+        put(staging, f"{ID}.uc")
+        staging.names()
+        first = staging.identity
+    path.rename(tmp_path / "away")
+    path.mkdir()
+    put(staging, f"{ID}.raw")
+    with staging:
+        assert staging.identity != first
+        assert staging.files_of(ID) == [f"{ID}.raw"]
+
+
+def test_the_index_forgets_what_is_gone() -> None:
+    index = NameIndex([ID, f"{ID}.uc", f"{ID}.raw", "foo"])
+    assert index.files_of(ID) == [ID, f"{ID}.raw", f"{ID}.uc"]
+    index.discard(f"{ID}.uc")
+    index.discard(f"{ID}.uc")
+    index.discard("foo")
+    index.discard(f"{ID}.raw")
+    assert index.files_of(ID) == [ID]
+    assert index._names == {}, "memory is given back"
+
+
+def test_remove(staging: Staging) -> None:
+    path = put(staging, ID)
+    staging.remove(ID)
+    assert not path.exists()
+    staging.remove(ID)  # gone already: a success
+
+
+def special(path: Path, kind: str) -> None:
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+    else:
+        target = path.parent.parent / "target"
+        target.write_text("precious")
+        path.symlink_to(target if kind == "link" else path.parent / "dangling")
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        ("directory", errno.EISDIR),
+        ("fifo", errno.EINVAL),
+        ("socket", errno.EINVAL),
+        ("link", errno.EINVAL),
+        ("dangling link", errno.EINVAL),
+    ],
+)
+def test_only_regular_files_are_removed(staging: Staging, kind: str, code: int) -> None:
+    path = Path(staging.path) / ID
+    special(path, kind)
+    with pytest.raises(OSError, match=str(path)) as caught:
+        staging.remove(ID)
+    assert caught.value.errno == code
+    assert os.path.lexists(path)
+    if kind == "link":
+        assert path.read_text() == "precious"
+
+
+def test_a_directory_says_what_glance_says(staging: Staging) -> None:
+    (Path(staging.path) / ID).mkdir()
+    with pytest.raises(OSError) as caught:
+        staging.remove(ID)
+    assert str(caught.value) == f"[Errno 21] Is a directory: '{staging.path}/{ID}'"
+
+
+def test_a_file_that_is_not_the_judged_one_stays(staging: Staging) -> None:
+    path = put(staging, ID)
+    judged = staging.lstat(ID)
+    path.rename(path.with_name("keeps-the-inode"))
+    put(staging, ID)
+    with pytest.raises(FileChangedError):
+        staging.remove(ID, judged)
+    assert path.exists()
+
+
+def test_a_file_that_was_written_to_stays(staging: Staging) -> None:
+    path = put(staging, ID)
+    judged = staging.lstat(ID)
+    with path.open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(FileChangedError):
+        staging.remove(ID, judged)
+    assert path.exists()
+
+
+@pytest.mark.parametrize("replacement", ["nothing", "directory", "link"])
+def test_nothing_is_removed_from_a_directory_that_was_moved_away(
+    staging: Staging, replacement: str
+) -> None:
+    path = Path(staging.path)
+    put(staging, ID)
+    away = path.rename(path.with_name("away"))
+    if replacement == "directory":
+        path.mkdir()
+    elif replacement == "link":
+        other = path.with_name("other")
+        other.mkdir()
+        path.symlink_to(other)
+    if replacement == "nothing":
+        staging.remove(ID)
+    else:
+        with pytest.raises(FileChangedError):
+            staging.remove(ID)
+    assert (away / ID).exists()
+
+
+def test_a_huge_file_is_given_back_by_a_thread_of_its_own(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[threading.Thread] = []
+    close, done = os.close, threading.Event()
+
+    def closing(descriptor: int) -> None:
+        closed.append(threading.current_thread())
+        close(descriptor)
+        done.set()
+
+    monkeypatch.setattr(staging_module, "HUGE", 4096)
+    path = put(staging, ID, b"x" * 8192)
+    before = set(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(staging_module.os, "close", closing)
+    staging.remove(ID)
+    assert not path.exists()
+    assert done.wait(10)
+    assert closed != [threading.current_thread()]
+    assert set(os.listdir("/proc/self/fd")) <= before
+
+
+def test_swaps_between_look_and_removal_harm_nothing(tmp_path: Path) -> None:
+    """An attacker swaps the name thousands of times; only that name may ever vanish."""
+    directory, outside = tmp_path / "staging", tmp_path / "outside"
+    directory.mkdir()
+    outside.mkdir()
+    precious = outside / ID
+    precious.write_text("precious")
+    live = directory / str(uuid.uuid4())
+    live.write_text("live")
+    stop, swaps = threading.Event(), [0]
+
+    def attack() -> None:
+        name, scratch = directory / ID, directory / "scratch"
+        makers = [
+            lambda: scratch.symlink_to(precious),
+            lambda: scratch.symlink_to(outside),
+            lambda: os.link(live, scratch),
+            lambda: os.link(precious, scratch),
+            lambda: scratch.write_text("new"),
+            scratch.mkdir,
+        ]
+        while not stop.is_set():
+            makers[swaps[0] % len(makers)]()
+            try:
+                os.rename(scratch, name)
+            except OSError:  # a directory is in the way, or is it
+                for path in (name, scratch):
+                    if path.is_dir() and not path.is_symlink():
+                        path.rmdir()
+                    else:
+                        path.unlink(missing_ok=True)
+            swaps[0] += 1
+
+    attacker = threading.Thread(target=attack)
+    attacker.start()
+    removed = 0
+    try:
+        with Staging(str(directory)) as staging:
+            while swaps[0] < 5000:
+                try:
+                    staging.remove(ID)
+                    removed += 1
+                except (OSError, FileChangedError):
+                    pass
+    finally:
+        stop.set()
+        attacker.join()
+    assert removed > 0
+    assert precious.read_text() == "precious"
+    assert live.read_text() == "live"
+    assert outside.is_dir()

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+import threading
+import time
+
+import pytest
+
+from watcher.workqueue import Directory, File, Image, Key, Sweep, WorkQueue
+
+
+@pytest.fixture
+def queue() -> WorkQueue:
+    return WorkQueue()
+
+
+def test_keys_of_different_kinds_differ() -> None:
+    assert len({Sweep(), Directory(), Image("x"), File("x")}) == 4
+
+
+def test_each_key_waits_once(queue: WorkQueue) -> None:
+    for key in (Image("a"), Sweep(), Image("a"), File("a"), Sweep()):
+        queue.put(key)
+    assert list(queue.take()) == [Image("a"), Sweep(), File("a")]
+
+
+def test_taken_keys_can_be_put_again(queue: WorkQueue) -> None:
+    queue.put(Sweep())
+    queue.take()
+    queue.put(Sweep())
+    assert queue.take() == {Sweep(): 0}
+
+
+def test_a_delayed_key_comes_when_it_is_due_and_not_before(queue: WorkQueue) -> None:
+    begun = time.monotonic()
+    queue.put(Sweep(), delay=0.05, attempt=3)
+    queue.put(File("now"))
+    assert queue.take() == {File("now"): 0}
+    assert queue.take() == {Sweep(): 3}
+    assert time.monotonic() - begun >= 0.05
+
+
+@pytest.mark.parametrize("delays", [(0.02, 30.0), (30.0, 0.02), (30.0, 0.0)])
+def test_the_earlier_time_holds(queue: WorkQueue, delays: tuple[float, float]) -> None:
+    for delay in delays:
+        queue.put(Sweep(), delay=delay)
+    assert queue.take() == {Sweep(): 0}
+    queue.put(File("next"))
+    assert queue.take() == {File("next"): 0}, "the later time was forgotten"
+
+
+def test_a_new_event_starts_the_attempts_anew(queue: WorkQueue) -> None:
+    queue.put(Image("a"), attempt=5)
+    queue.put(Image("a"))
+    assert queue.take() == {Image("a"): 0}
+
+
+def test_delayed_keys_come_in_order_of_time(queue: WorkQueue) -> None:
+    queue.put(File("b"), delay=0.04)
+    queue.put(File("a"), delay=0.02)
+    assert next(iter(queue.take())) == File("a")
+
+
+def test_take_events_leaves_the_sweep(queue: WorkQueue) -> None:
+    keys: list[Key] = [Sweep(), Image("a"), File("b"), Directory()]
+    for key in keys:
+        queue.put(key)
+    assert list(queue.take_events()) == [Image("a"), File("b")]
+    assert queue.take_events() == {}
+    assert list(queue.take()) == [Sweep(), Directory()]
+
+
+def test_put_wakes_the_taker(queue: WorkQueue) -> None:
+    taken: list[Key] = []
+    taker = threading.Thread(target=lambda: taken.extend(queue.take()))
+    taker.start()
+    queue.put(Image("a"))
+    taker.join(10)
+    assert taken == [Image("a")]
+
+
+def test_close_wakes_the_taker_with_nothing(queue: WorkQueue) -> None:
+    taken: list[dict[Key, int]] = []
+    queue.put(Sweep(), delay=60)
+    taker = threading.Thread(target=lambda: taken.append(queue.take()))
+    taker.start()
+    queue.close()
+    taker.join(10)
+    assert taken == [{}]
+    queue.put(Image("late"))
+    assert queue.take() == {} and queue.take_events() == {}
