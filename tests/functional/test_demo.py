@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+import subprocess
+import sys
+
+import pytest
+
+from watcher import demo
+
+
+def test_the_demo_ends_well_and_in_time() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "watcher.demo"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stderr == ""
+    assert run.stdout.count("gone after") == 10
+    assert run.stdout.count("  kept  ") == 4
+    assert "Cleaned 3 stale staging files, 3 ignored (0 errors)" in run.stdout
+    assert "All is as it should be" in run.stdout
+
+
+@pytest.mark.parametrize("mistake", ["keeps residue", "removes live files"])
+def test_the_demo_finds_a_watcher_that_is_wrong(mistake: str) -> None:
+    broken = (
+        "from watcher import demo, verdict, cleaner\n"
+        "from watcher.verdict import Verdict\n"
+        f"wrong = Verdict.{'KEEP' if mistake == 'keeps residue' else 'REMOVE'}\n"
+        "cleaner.verdict = lambda *args, **more: wrong\n"
+        "demo.TIMEOUT = 0.5\n"
+        "raise SystemExit(demo.main())\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", broken], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert ("STAYED" if mistake == "keeps residue" else "REMOVED") in run.stdout
+    assert "NOT as it should be" in run.stdout
+    assert demo.TIMEOUT > 0.5
