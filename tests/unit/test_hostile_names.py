@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever a file is called, it neither stops a sweep nor goes without a dead image's id."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.services import Images as GlanceImages
+from watcher.cleaner import Cleaner
+from watcher.images import Images
+from watcher.staging import Staging
+
+LIVE = "11111111-aaaa-4aaa-8aaa-aaaaaaaaaaaa"
+DEAD = "22222222-bbbb-4bbb-8bbb-bbbbbbbbbbbb"
+
+anything = st.binary(min_size=1, max_size=200).map(lambda name: name.translate(None, b"/\0"))
+ids = st.sampled_from([LIVE, DEAD, LIVE.upper(), DEAD.upper(), DEAD.replace("-", ""), DEAD[:-1]])
+names = st.one_of(
+    anything,
+    st.builds(lambda image, rest: image.encode() + rest, ids, anything),
+    st.builds(lambda image, rest: image.encode() + b"." + rest, ids, anything),
+    st.builds(lambda rest, image: rest + image.encode(), anything, ids),
+    st.text(min_size=1, max_size=60).map(
+        lambda text: text.encode("utf-8", "surrogatepass").translate(None, b"/\0")
+    ),
+).filter(lambda name: name not in (b"", b".", b"..") and len(name) <= 255)
+
+
+def is_residue(name: bytes) -> bool:
+    """By other means than the code under test."""
+    stem = name.split(b".")[0]
+    return stem.lower() == DEAD.encode()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sets(names, max_size=12), st.sets(names, max_size=12))
+def test_names(swept: set[bytes], told_of: set[bytes]) -> None:
+    with tempfile.TemporaryDirectory() as home:
+        url = f"sqlite:///{home}/glance.sqlite"
+        glance = GlanceImages(url)
+        glance.create_table()
+        glance.insert(LIVE)
+        glance.insert(DEAD, deleted=True)
+        directory = Path(home, "staging")
+        directory.mkdir()
+        images = Images(url)
+        staging = Staging(str(directory))
+        cleaner = Cleaner(staging, images, absent_grace=60, max_absent_removals=10)
+        raw = os.fsencode(directory)
+        with staging:
+            for name in swept:
+                Path(os.fsdecode(os.path.join(raw, name))).touch()
+            outcome = cleaner.sweep()
+            assert outcome.cleaned + outcome.ignored == len(swept)
+            assert set(os.listdir(raw)) == {name for name in swept if not is_residue(name)}
+            for name in told_of:
+                Path(os.fsdecode(os.path.join(raw, name))).touch()
+            cleaner.clean([os.fsdecode(name) for name in told_of])
+            cleaner.clean(staging.files_of(DEAD))
+        assert set(os.listdir(raw)) == {name for name in swept | told_of if not is_residue(name)}
+        images.close()
+        glance.close()
