@@ -139,6 +139,7 @@ def test_broker_keeps_users_and_durable_queues(rabbitmq: RabbitMQ, end: str) -> 
         f'Name = {{resource, <<"{vhost}">>, queue, <<"q">>}},'
         'rabbit_amqqueue:declare(Name, true, false, [], none, <<"test">>).',
     )
+    rabbitmq.sync()
     getattr(rabbitmq, end)()
     rabbitmq.start()
     assert rabbitmq.port == port
