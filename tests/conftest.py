@@ -20,19 +20,19 @@ _numbers = itertools.count(1)
 @pytest.fixture(scope="session")
 def rabbitmq() -> Iterator[RabbitMQ]:
     """A running broker, one for all tests."""
-    yield from _running(RabbitMQ)
+    yield from running(RabbitMQ)
 
 
 @pytest.fixture(scope="session")
 def mariadb() -> Iterator[MariaDB]:
     """A running MariaDB server, one for all tests."""
-    yield from _running(MariaDB)
+    yield from running(MariaDB)
 
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[PostgreSQL]:
     """A running PostgreSQL server, one for all tests."""
-    yield from _running(PostgreSQL)
+    yield from running(PostgreSQL)
 
 
 @pytest.fixture(params=["sqlite", "mariadb", "postgresql"])
@@ -56,7 +56,7 @@ def images(database_url: str) -> Iterator[Images]:
     table.close()
 
 
-def _running(service: type[S]) -> Iterator[S]:
+def running(service: type[S]) -> Iterator[S]:
     """Yield a running server; without its programs fail in CI and skip elsewhere."""
     if reason := service.missing():
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)

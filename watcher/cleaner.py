@@ -16,6 +16,7 @@ from watcher.verdict import Verdict, verdict
 
 LOG = log.getLogger(__name__)
 
+MAX_DELAY = 86400.0  # seconds; for files of the future
 FILES_PER_STEP = 1000  # looked up together in a sweep; events wait for at most one step
 
 
@@ -102,7 +103,10 @@ class Cleaner:
         :raises OSError: the directory can't be read
         """
         for step in _steps(self._staging.names()):
-            yield from self._decide(step, frozenset())
+            for decision in self._decide(step, frozenset()):
+                removed = decision.verdict is Verdict.REMOVE
+                self._absent_removed += removed and decision.state is ImageState.ABSENT
+                yield decision
 
     def _pass(
         self,
@@ -150,7 +154,10 @@ class Cleaner:
                 yield self._judge(name, found, states[found], sighting, found.lower() in notified)
 
     def _see(self, name: str) -> _Sighting:
-        status = self._staging.lstat(name)
+        try:
+            status = self._staging.lstat(name)
+        except OSError:  # a broken file system; in doubt the file is young
+            return _Sighting(None, -math.inf)
         return _Sighting(status, self._clock.age(status) if status else math.inf)
 
     def _judge(
@@ -161,13 +168,12 @@ class Cleaner:
         if state is not ImageState.ABSENT:
             reason = f"image is {state.value}"
         elif outcome is Verdict.RECHECK:
-            delay = self._grace - seen.age + 0.05  # past it, not just at it
+            delay = min(self._grace - seen.age, MAX_DELAY) + 0.05  # past it, not just at it
             reason = f"image is not in the database, changed less than {self._grace:g} s ago"
         elif self._absent_removed >= self._max_absent:
             outcome, reason = Verdict.KEEP, "image is not in the database, max_absent_removals hit"
             self._brake()
         else:
-            self._absent_removed += 1
             reason = "image is not in the database"
         return Decision(name, found, state, outcome, reason, seen.status, delay)
 
@@ -202,26 +208,34 @@ class Cleaner:
             {"uuid": found, "file": path},
         )
         absent = decision.state is ImageState.ABSENT
+        failure = None
         try:
             # A file of an absent image that vanished meanwhile must not be looked up again: one
             # of that name that comes now is another, and young.
             if not absent or decision.status is not None:
-                self._staging.remove(decision.name, decision.status if absent else None)
+                self._staging.remove(decision.name, decision.status)
         except FileChangedError:
             outcome.ignored += 1
             outcome.young[decision.name] = max(self._grace, 1.0)
+            return
         except OSError as error:
-            outcome.error += 1
-            told = self._failures.get(decision.name) == error.errno
-            self._failures[decision.name] = error.errno
-            LOG.log(
-                log.DEBUG if told else log.ERROR,
-                "Failed to delete stale staging path %(path)r: %(err)s",
-                {"path": path, "err": str(error)},
-            )
-        else:
+            failure = error
+        if failure is None:
             outcome.cleaned += 1
+            self._absent_removed += absent
             self._failures.pop(decision.name, None)
+        else:
+            outcome.error += 1
+            self._tell(decision.name, path, failure)
+
+    def _tell(self, name: str, path: str, failure: OSError) -> None:
+        told = self._failures.get(name) == failure.errno
+        self._failures[name] = failure.errno
+        LOG.log(
+            log.DEBUG if told else log.ERROR,
+            "Failed to delete stale staging path %(path)r: %(err)s",
+            {"path": path, "err": str(failure)},
+        )
 
 
 def _steps(names: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -45,9 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         return _sweep(args[1:]) if sweeping else _serve(args)
-    except (ConfigError, DatabaseError) as error:
-        print(f"glance-staging-watcher: {error}", file=sys.stderr)
-        return 2
+    except ConfigError as error:
+        cause = str(error)
+    except DatabaseError as error:
+        cause = f"Cannot ask the database for images: {error}"
+    print(f"glance-staging-watcher: {cause}", file=sys.stderr)
+    return 2
 
 
 def _load(args: Sequence[str], cli_opts: Sequence[cfg.Opt] = ()) -> cfg.ConfigOpts:

@@ -37,11 +37,16 @@ class FileEvents:
         self._inotify: InotifyFD | None = None
         # what is watched: the staging directory, or one above it for this name to appear in
         self._watched: tuple[WatchDescriptor, Identity | str] | None = None
+        #: events were lost since the watch began, that of its end perhaps among them
+        self.lost = False
+        self._told_lost = False
 
     @property
     def watching(self) -> Identity | None:
         """Directory whose events arrive; None when none do."""
         if self._watched is None or self._inotify is None or not self._inotify.is_alive():
+            return None
+        if self.lost:
             return None
         what = self._watched[1]
         return what if isinstance(what, Identity) else None
@@ -69,6 +74,11 @@ class FileEvents:
         if os.path.exists(os.path.join(above, awaited)):
             self._queue.put(Directory())
 
+    def swept(self) -> None:
+        """A sweep saw what lost events would have told; the next loss is told of again."""
+        if not self.lost:
+            self._told_lost = False
+
     def stop(self) -> None:
         """End the watch and its thread."""
         if self._inotify is not None:
@@ -78,6 +88,7 @@ class FileEvents:
 
     def _watch(self, path: str, mask: Mask, what: Identity | str) -> None:
         old, self._watched = self._watched, None
+        self.lost = False
         if self._inotify is None or not self._inotify.is_alive():
             self._inotify = InotifyFD()
             self._inotify.start()
@@ -107,5 +118,8 @@ class FileEvents:
 
     def on_queue_overflow(self) -> None:
         """Called by watchdog when the kernel dropped events."""
-        LOG.info("File events were lost (inotify queue overflow); sweeping")
+        self.lost = True
+        if not self._told_lost:
+            self._told_lost = True
+            LOG.info("File events were lost (inotify queue overflow); sweeping")
         self._queue.put(Sweep())

@@ -29,7 +29,12 @@ class Fault:
         """It is out of order; each cause is told once."""
         if cause not in self._causes:
             self._causes.add(cause)
-            self._log.error(self._began, cause)
+            try:
+                # oslo.log adds the exception in hand to a line, and so the cause a second time;
+                # it doesn't for exceptions of this kind.
+                raise ValueError
+            except ValueError:
+                self._log.error(self._began, cause)
 
     def end(self) -> bool:
         """It is in order; True when it wasn't."""

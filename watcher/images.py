@@ -17,8 +17,22 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from watcher.conf import ConfigError
 
 CONNECT_TIMEOUT = 10  # seconds
-READ_TIMEOUT = 30  # seconds
+# Seconds; an answer by primary key takes milliseconds, the second read of a million rows a few
+# seconds. The server gives up first, lest a query that waits there for a lock outlive its client.
+LOCK_TIMEOUT = 5
+QUERY_TIMEOUT = 10
+READ_TIMEOUT = 12
 IDS_PER_QUERY = 1000
+
+# MariaDB and MySQL know different names for the second limit; each skips the other's comment.
+_MYSQL_LIMITS = (
+    f"SET SESSION lock_wait_timeout = {LOCK_TIMEOUT}"
+    f" /*M!100101 , max_statement_time = {QUERY_TIMEOUT} */"
+    f" /*!50708 , max_execution_time = {QUERY_TIMEOUT * 1000} */"
+)
+_POSTGRESQL_LIMITS = (
+    f"-c lock_timeout={LOCK_TIMEOUT * 1000} -c statement_timeout={QUERY_TIMEOUT * 1000}"
+)
 
 # The drivers that our extras bring, for a URL whose own driver isn't installed here.
 _DRIVERS = {"mysql": "pymysql", "mariadb": "pymysql", "postgresql": "psycopg", "sqlite": "pysqlite"}
@@ -104,12 +118,13 @@ def _connect_args(url: URL) -> dict[str, Any]:
             "connect_timeout": CONNECT_TIMEOUT,
             "read_timeout": READ_TIMEOUT,
             "write_timeout": READ_TIMEOUT,
+            "init_command": _MYSQL_LIMITS,
         }
     elif url.get_backend_name() == "postgresql":
         limits = {
             "connect_timeout": CONNECT_TIMEOUT,
             "tcp_user_timeout": READ_TIMEOUT * 1000,
-            "options": f"-c statement_timeout={READ_TIMEOUT * 1000}",
+            "options": _POSTGRESQL_LIMITS,
         }
     else:
         limits = {"timeout": CONNECT_TIMEOUT}
@@ -141,29 +156,31 @@ class Images:
             raise ConfigError(
                 f"[database] connection can't be used: {self._one_line(error)}"
             ) from None
+        if usable.get_driver_name() == "psycopg":
+            sa.event.listen(self._engine, "do_connect", _connect_impatiently)
 
     def states(self, ids: Collection[str]) -> dict[str, ImageState]:
-        """State of each id. A live row wins, should ids differ by case only.
+        """State of each id, by the row of exactly that id.
 
         :raises DatabaseError: nothing is known then
         """
-        found: dict[str, ImageState] = {}
-        for chunk in _chunks(ids, IDS_PER_QUERY):
-            self._read(_by_id, chunk, found)
-        return {key: found.get(key.lower(), ImageState.ABSENT) for key in ids}
+        found = dict(self._read(_by_id, ids))
+        return {key: found.get(key, ImageState.ABSENT) for key in ids}
 
     def states_in_any_case(self, ids: Collection[str]) -> dict[str, ImageState]:
         """The second, separate read before anything of an absent image is removed.
 
-        Ids are compared without regard to case: no live image may look absent because of it.
-        It reads the whole index of a large table, so it is only for the few absent ones.
+        Ids are compared without regard to case, and a live row wins: no live image may look
+        absent because of it. That reads the whole index of a large table, so it is only for the
+        few absent ones.
 
         :raises DatabaseError: also when the table has no row at all: most likely it is the
             wrong database
         """
         found: dict[str, ImageState] = {}
-        for chunk in _chunks(ids, IDS_PER_QUERY):
-            self._read(_by_any_case, [key.lower() for key in chunk], found)
+        for row_id, state in self._read(_by_any_case, {key.lower() for key in ids}):
+            if found.get(row_id.lower()) is not ImageState.LIVE:
+                found[row_id.lower()] = state
         if ids and not found and not self.check():
             raise DatabaseError(
                 "the images table has no row at all; is [database] connection the right database?"
@@ -182,12 +199,11 @@ class Images:
         self._engine.dispose()
 
     def _read(
-        self, query: sa.Select[Any], ids: Collection[str], found: dict[str, ImageState]
-    ) -> None:
-        for row_id, deleted in self._execute(query, {"ids": list(ids)}):
-            key, state = row_id.lower(), state_of(deleted)
-            if found.get(key) is not ImageState.LIVE:
-                found[key] = state
+        self, query: sa.Select[Any], ids: Collection[str]
+    ) -> Iterator[tuple[str, ImageState]]:
+        for chunk in _chunks(ids, IDS_PER_QUERY):
+            for row_id, deleted in self._execute(query, {"ids": chunk}):
+                yield row_id, state_of(deleted)
 
     def _execute(self, query: sa.Select[Any], parameters: dict[str, Any]) -> list[Any]:
         try:
@@ -199,7 +215,7 @@ class Images:
                 if not error.connection_invalidated:
                     raise
                 return self._execute_once(query, parameters)
-        except (SQLAlchemyError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - not all that drivers raise is of DB-API
             raise DatabaseError(self._one_line(error)) from None
 
     def _execute_once(self, query: sa.Select[Any], parameters: dict[str, Any]) -> list[Any]:
@@ -208,11 +224,20 @@ class Images:
 
     def _one_line(self, error: BaseException) -> str:
         cause = getattr(error, "orig", None) or error
-        # PyMySQL's errors are (number, text)
+        # PyMySQL's errors are (number, text); PostgreSQL's quote the query below the message
         text = str(cause.args[1] if len(cause.args) == 2 else cause)
+        text = getattr(getattr(cause, "diag", None), "message_primary", None) or text
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return re.sub(r"\s+", " ", text).strip() or type(cause).__name__
+
+
+def _connect_impatiently(
+    dialect: object, record: object, args: list[Any], parameters: dict[str, Any]
+) -> object:
+    from watcher.postgresql import connect  # noqa: PLC0415 - its driver may not be installed
+
+    return connect(READ_TIMEOUT, *args, **parameters)
 
 
 def _secrets(url: URL) -> set[str]:

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Notifications: image.delete on the message bus → an image id on the queue.
 
-oslo.messaging tries for ever to reach a broker, tells of it in its log only, and doesn't say when
-it is back. So its log is read here: it becomes one line when the broker is lost, one when it is
-back, and a sweep, since what was sent meanwhile may be lost.
+One line when the broker is lost, one when it is back, and then a sweep, since what was sent
+meanwhile may be lost.
 """
 
-import logging
+import contextlib
 import re
 import threading
+import time
+import weakref
 from typing import Any
 
 from oslo_config import cfg
@@ -16,6 +17,7 @@ from oslo_log import log
 
 from watcher.bus import messaging
 from watcher.conf import GROUP, ConfigError
+from watcher.driverlog import DriverLog, cause_of
 from watcher.faults import Fault, backoff
 from watcher.staging import canonical_id
 from watcher.workqueue import Image, Sweep, WorkQueue
@@ -24,9 +26,9 @@ LOG = log.getLogger(__name__)
 
 EVENT_TYPE = "image.delete"
 
-_LOST = ("AMQP server", "Connection failed", "Unable to connect", "Failed to consume")
-_BROKEN = ("Failed to consume",)
-_FRAME = re.compile(r"^\[[0-9a-f-]{36}\] |[. ]*(Trying again in|\(retrying in).*$")
+RENEW_INTERVAL = 60.0  # seconds; a listener that broke earlier is replaced after a wait only
+
+_REFUSAL = re.compile(r"\((4\d\d|530)\) ")
 
 
 class Endpoint:
@@ -81,9 +83,14 @@ class Notifications:
             messaging.Target(exchange=options.exchange, topic=topic) for topic in topics
         ]
         self._pool = options.pool
+        self._brokers = _brokers(conf)
         self._stopping = threading.Event()
         self._broken = threading.Event()
         self._thread = threading.Thread(target=self._run, name="notifications", daemon=True)
+        self._lock = threading.Lock()
+        self._told: set[str] = set()
+        self._listened = False
+        self._retired: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         self._fault = Fault(
             LOG,
             "Cannot receive notifications, sweeps and file events go on: %s",
@@ -93,11 +100,7 @@ class Notifications:
     def start(self) -> None:
         """Connect, and say when Glance sends nothing."""
         _warn_if_not_sent(self._conf)
-        for name in ("oslo_messaging", "oslo_utils.excutils"):
-            logger = logging.getLogger(name)
-            logger.addHandler(_DriverLog(self))
-            logger.setLevel(min(logger.level or logging.INFO, logging.INFO))
-            logger.propagate = False
+        DriverLog(lost=self.lost, back=self.back, broken=self.renew).attach()
         self._thread.start()
 
     def stop(self) -> None:
@@ -106,63 +109,77 @@ class Notifications:
         self._stopping.set()
         self._broken.set()
 
-    def lost(self, cause: str, *, broken: bool) -> None:
-        """The broker can't be reached; ``broken``: oslo.messaging doesn't get over it alone."""
-        self._fault.begin(cause)
-        if broken:
-            self._broken.set()
+    def lost(self, cause: str) -> None:
+        """The broker can't be reached, or refuses what is asked of it."""
+        # What makes it unreachable changes from try to try; it is one state all the same.
+        state = cause if _REFUSAL.search(cause) else "unreachable"
+        with self._lock:
+            if not self._is_retired() and state not in self._told:
+                self._told.add(state)
+                self._fault.begin(f"broker {self._brokers}: {cause}")
+
+    def renew(self) -> None:
+        """The listener whose thread calls doesn't get over it alone: another takes its place."""
+        with self._lock:
+            if not self._is_retired():
+                self._retired.add(threading.current_thread())
+                self._broken.set()
 
     def back(self) -> None:
-        """oslo.messaging reached the broker again by itself."""
-        self._fault.end()
+        """Notifications come in; those sent meanwhile may be lost."""
+        with self._lock:
+            if self._is_retired():
+                return
+            self._told.clear()
+            if not self._fault.end() and not self._listened:
+                LOG.info("Listening for notifications in queue %s", self._pool)
+            self._listened = True
         self._queue.put(Sweep())
+
+    def _is_retired(self) -> bool:
+        return threading.current_thread() in self._retired
 
     def _run(self) -> None:
         attempt = 0
         while not self._stopping.is_set():
-            self._broken.clear()
             # A listener whose start failed can't be started again: a new one for each attempt.
             listener = messaging.get_notification_listener(
                 self._transport, self._targets, [Endpoint(self._queue)], pool=self._pool
             )
-            try:
-                listener.start(override_pool_size=1)
-            except Exception as error:  # noqa: BLE001 - drivers raise what their libraries raise
+            if (cause := _start(listener)) is not None:
+                listener = None  # and with it its connection, if it had one
+                self.lost(cause)
                 attempt += 1
-                self._fault.begin(_one_line(error))
-                self._stopping.wait(backoff(attempt))
-                continue
-            attempt = 0
-            if not self._fault.end():
-                LOG.info("Listening for notifications in queue %s", self._pool)
-            self._queue.put(Sweep())
-            self._broken.wait()
-            threading.Thread(target=_retire, args=(listener,), daemon=True).start()
+                LOG.debug("Attempt %i to listen failed: %s", attempt, cause)
+            else:
+                self.back()
+                since = time.monotonic()
+                self._broken.wait()
+                self._broken.clear()
+                threading.Thread(target=_retire, args=(listener,), daemon=True).start()
+                attempt = 0 if time.monotonic() - since > RENEW_INTERVAL else attempt + 1
+            self._stopping.wait(backoff(attempt) if attempt else 0)
 
 
-class _DriverLog(logging.Handler):
-    """Turns what oslo.messaging logs into states; the rest goes on as DEBUG lines."""
-
-    def __init__(self, notifications: Notifications) -> None:
-        super().__init__()
-        self._notifications = notifications
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = _FRAME.sub("", record.getMessage())
-        LOG.debug("oslo.messaging: %s", text)
-        if text.startswith("Reconnected to AMQP server"):
-            self._notifications.back()
-        elif record.levelno >= logging.ERROR and text.startswith(_LOST):
-            self._notifications.lost(text, broken=text.startswith(_BROKEN))
+def _start(listener: Any) -> str | None:
+    """Start a listener; the cause when it can't be. Blocks while the broker is unreachable."""
+    try:
+        listener.start(override_pool_size=1)
+    except Exception as error:  # noqa: BLE001 - drivers raise what their libraries raise
+        return cause_of(str(error)) or type(error).__name__
+    return None
 
 
 def _retire(listener: Any) -> None:
-    listener.stop()
-    listener.wait()
+    with contextlib.suppress(Exception):  # its connection is broken
+        listener.stop()
+        listener.wait()
 
 
-def _one_line(error: Exception) -> str:
-    return _FRAME.sub("", f"{type(error).__name__}: {' '.join(str(error).split())}")
+def _brokers(conf: cfg.ConfigOpts) -> str:
+    url = messaging.TransportURL.parse(conf, conf.oslo_messaging_notifications.transport_url)
+    names = (f"{host.hostname}:{host.port}" if host.port else host.hostname for host in url.hosts)
+    return ", ".join(names) or "localhost"
 
 
 def _warn_if_not_sent(conf: cfg.ConfigOpts) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one thread that touches files and the database: keys → passes of the cleaner → next keys."""
 
+import errno
 from collections.abc import Callable, Mapping
 
 from oslo_log import log
@@ -55,7 +56,7 @@ class Reconciler:
         self._events_fault = Fault(
             LOG,
             "Cannot watch the staging directory for file events, sweeps and notifications go on: "
-            "%s; see fs.inotify.max_user_instances and max_user_watches",
+            "%s",
             "File events of the staging directory arrive again",
         )
 
@@ -71,7 +72,6 @@ class Reconciler:
     def _reconcile(self, keys: Mapping[Key, int]) -> None:
         try:
             with self._staging:
-                self._directory_fault.end()
                 if self._follow() or Sweep() in keys:
                     self._sweep(keys)
                 elif not self._database_fault.active:  # else the sweep to come sees all
@@ -90,7 +90,9 @@ class Reconciler:
 
     def _try_again(self, keys: Mapping[Key, int]) -> None:
         attempt = keys.get(Sweep(), 0) + 1
-        self._queue.put(Sweep(), delay=backoff(attempt), attempt=attempt)
+        delay = backoff(attempt)
+        LOG.debug("Next try in %.2f s", delay)
+        self._queue.put(Sweep(), delay=delay, attempt=attempt)
 
     def _follow(self) -> bool:
         """Watch the open directory; True when events of it, or it itself, may have been missed."""
@@ -98,14 +100,15 @@ class Reconciler:
         changed, self._known = identity != self._known, identity
         if self._events.watching != identity:
             self._staging.forget_names()
+            renewed = self._events.lost and not changed
             try:
                 self._events.follow(self._staging)
             except OSError as error:
-                self._events_fault.begin(error.strerror or str(error))
+                self._cannot_watch(error)
             else:
                 changed = True
-                self._events_fault.end()
-                LOG.info("Watching staging directory %s", self._staging.path)
+                if not self._events_fault.end() and not renewed:
+                    LOG.info("Watching staging directory %s", self._staging.path)
         return changed
 
     def _wait_for_directory(self) -> None:
@@ -115,7 +118,13 @@ class Reconciler:
         try:
             self._events.wait_for(self._staging.path)
         except OSError as error:
-            self._events_fault.begin(error.strerror or str(error))
+            self._cannot_watch(error)
+
+    def _cannot_watch(self, error: OSError) -> None:
+        cause = error.strerror or str(error)
+        if error.errno in (errno.ENOSPC, errno.EMFILE):
+            cause += "; see fs.inotify.max_user_instances and max_user_watches"
+        self._events_fault.begin(cause)
 
     def _sweep(self, keys: Mapping[Key, int]) -> None:
         if self._database_fault.active or not self._checked:
@@ -123,6 +132,8 @@ class Reconciler:
             self._checked = True
         self._recheck(self._cleaner.sweep(self._clean_events), {})
         self._database_fault.end()
+        self._directory_fault.end()
+        self._events.swept()
         # The files of deleted images are gone now; what is left is for their rows to show it.
         self._clean({key: tries for key, tries in keys.items() if isinstance(key, Image)})
         self._queue.put(Sweep(), delay=self._sweep_interval)

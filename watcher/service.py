@@ -21,7 +21,7 @@ from watcher.workqueue import WorkQueue
 LOG = log.getLogger(__name__)
 
 STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
-STOP_TIMEOUT = 4.0  # seconds for the removal in hand
+STOP_TIMEOUT = 3.0  # seconds for the removal in hand
 
 
 class Service:

@@ -95,7 +95,12 @@ class Staging:
 
     def __enter__(self) -> "Staging":
         self.descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        held = _identity(os.fstat(self.descriptor))
+        try:
+            # By name, which fails at once when the names in it can be read but not followed.
+            held = _identity(os.stat(".", dir_fd=self.descriptor))
+        except OSError as error:
+            self.__exit__(None, None, None)
+            raise OSError(error.errno, error.strerror, self.path) from None
         if held != self.identity:
             self.identity, self._index = held, None
         return self
@@ -163,7 +168,7 @@ class Staging:
         :raises OSError: it can't be removed; names the full path
         """
         try:
-            if _identity(os.stat(self.path)) != self.identity:
+            if not self._is_in_place():
                 raise FileChangedError(self.path)
             now = os.lstat(name, dir_fd=self.descriptor)
             if stat.S_ISDIR(now.st_mode):
@@ -180,6 +185,12 @@ class Staging:
             return
         except OSError as error:
             raise OSError(error.errno, error.strerror, self.full_path(name)) from None
+
+    def _is_in_place(self) -> bool:
+        try:
+            return _identity(os.stat(self.path)) == self.identity
+        except OSError:
+            return False
 
     def _remove_huge(self, name: str) -> None:
         # Giving back the blocks of a huge file takes seconds. Whoever holds the file last does

@@ -7,6 +7,7 @@ A key says where to look, never what to do. It waits in the queue once, however 
 import heapq
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -43,7 +44,8 @@ class WorkQueue:
     Any thread may put; one thread takes all that is due at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._changed = threading.Condition()
         self._ready: dict[Key, int] = {}
         self._due: dict[Key, tuple[float, int]] = {}
@@ -70,7 +72,7 @@ class WorkQueue:
                 self._due.pop(key, None)
                 self._ready[key] = attempt
             else:
-                due = time.monotonic() + delay
+                due = self._clock() + delay
                 if key in self._due and self._due[key][0] <= due:
                     return
                 self._due[key] = (due, attempt)
@@ -88,7 +90,7 @@ class WorkQueue:
                 self._promote()
                 if self._ready:
                     return self._take_ready()
-                timeout = self._heap[0][0] - time.monotonic() if self._heap else None
+                timeout = self._heap[0][0] - self._clock() if self._heap else None
                 self._changed.wait(timeout)
             return {}
 
@@ -113,7 +115,7 @@ class WorkQueue:
         return taken
 
     def _promote(self) -> None:
-        now = time.monotonic()
+        now = self._clock()
         while self._heap:
             due, _, key = self._heap[0]
             waiting = self._due.get(key)

@@ -5,6 +5,7 @@ import os
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 from oslo_config import cfg
 
@@ -28,7 +29,7 @@ class Host:
     :param images: Glance's table
     """
 
-    def __init__(self, directory: Path, images: Images, **options: object) -> None:
+    def __init__(self, directory: Path, images: Images, **options: Any) -> None:
         self.directory = directory
         self.staging = directory / "staging"
         self.staging.mkdir()
@@ -109,12 +110,17 @@ class Host:
 
     def wait_gone(self, *paths: Path, timeout: float = GONE_TIMEOUT) -> None:
         """Wait until files are gone."""
-        for path in paths:
-            wait_for(
-                lambda path=path: not os.path.lexists(path),  # type: ignore[misc]
-                timeout,
-                f"the removal of {path}; log:\n{self.programs[-1].log if self.programs else ''}",
-            )
+        left = set(paths)
+
+        def gone() -> bool:
+            left.difference_update([path for path in left if not os.path.lexists(path)])
+            return not left
+
+        try:
+            wait_for(gone, timeout, "the removal of files")
+        except AssertionError as error:
+            log = self.programs[-1].log if self.programs else ""
+            raise AssertionError(f"{error}: {left}\n{log}") from None
 
     def check_live(self) -> None:
         """Every live file has its bytes still."""

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the private database servers have in common."""
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from sqlalchemy import Connection, NullPool, create_engine, text
+from sqlalchemy import Connection, NullPool, create_engine
 from sqlalchemy.exc import OperationalError
 
 from .ports import LOOPBACK
@@ -23,14 +25,35 @@ class Database(Server):
     maintenance: str
     """The database which is always there."""
 
-    def url(self, database: str = "glance") -> str:
+    def url(self, database: str = "glance", user: str = user, password: str = password) -> str:
         """Return SQLAlchemy's URL of a database."""
-        return f"{self.driver}://{self.user}:{self.password}@{LOOPBACK}:{self.port}/{database}"
+        return f"{self.driver}://{user}:{password}@{LOOPBACK}:{self.port}/{database}"
 
     def create_database(self, name: str) -> None:
         """Create an empty database."""
-        with self._connect() as connection:
-            connection.execute(text(f"CREATE DATABASE {name}"))
+        self.execute(f"CREATE DATABASE {name}")
+
+    @abstractmethod
+    def add_reader(self, name: str, password: str, database: str) -> None:
+        """Add a user who may do nothing but read the images of a database."""
+
+    @abstractmethod
+    def set_password(self, name: str, password: str) -> None:
+        """Give a user another password."""
+
+    @abstractmethod
+    def sessions(self, database: str) -> list[int]:
+        """Return the server's ids of the connections to a database."""
+
+    @abstractmethod
+    def end_session(self, session: int) -> None:
+        """Have the server close a connection, by its id."""
+
+    def execute(self, statement: str, database: str | None = None) -> list[Any]:
+        """Execute a statement in a database; return its rows, if it has any."""
+        with self._connect(database) as connection:
+            result = connection.exec_driver_sql(statement)
+            return list(result) if result.returns_rows else []
 
     def start(self) -> None:
         """Start the server, as Server.start; the first time with the database ``glance``."""
@@ -47,9 +70,11 @@ class Database(Server):
             return False
 
     @contextmanager
-    def _connect(self) -> Iterator[Connection]:
+    def _connect(self, database: str | None = None) -> Iterator[Connection]:
         engine = create_engine(
-            self.url(self.maintenance), poolclass=NullPool, isolation_level="AUTOCOMMIT"
+            self.url(database or self.maintenance),
+            poolclass=NullPool,
+            isolation_level="AUTOCOMMIT",
         )
         with engine.connect() as connection:
             yield connection

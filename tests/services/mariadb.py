@@ -35,6 +35,24 @@ class MariaDB(Database):
                 return f"{program} is not installed"
         return None
 
+    def add_reader(self, name: str, password: str, database: str) -> None:
+        """Add a user who may do nothing but read the images of a database."""
+        self.execute(f"CREATE USER {name} IDENTIFIED BY '{password}'")
+        self.execute(f"GRANT SELECT ON {database}.images TO {name}")
+
+    def set_password(self, name: str, password: str) -> None:
+        """Give a user another password."""
+        self.execute(f"ALTER USER {name} IDENTIFIED BY '{password}'")
+
+    def sessions(self, database: str) -> list[int]:
+        """Return the server's ids of the connections to a database."""
+        listing = "SELECT id FROM information_schema.processlist"
+        return [row[0] for row in self.execute(f"{listing} WHERE db = '{database}'")]
+
+    def end_session(self, session: int) -> None:
+        """Have the server close a connection, by its id."""
+        self.execute(f"KILL {session}")
+
     def _prepare(self) -> None:
         super()._prepare()
         self._run(
@@ -46,7 +64,7 @@ class MariaDB(Database):
         )
         (self.directory / "init.sql").write_text(
             f"CREATE USER IF NOT EXISTS {self.user} IDENTIFIED BY '{self.password}';\n"
-            f"GRANT ALL ON *.* TO {self.user};\n"
+            f"GRANT ALL ON *.* TO {self.user} WITH GRANT OPTION;\n"
         )
 
     def _command(self) -> list[str]:

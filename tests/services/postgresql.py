@@ -21,6 +21,24 @@ class PostgreSQL(Database):
         """Say which program isn't installed, or None when all are there."""
         return None if cls._programs() else "postgres is not installed"
 
+    def add_reader(self, name: str, password: str, database: str) -> None:
+        """Add a user who may do nothing but read the images of a database."""
+        self.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{password}'")
+        self.execute(f"GRANT SELECT ON images TO {name}", database)
+
+    def set_password(self, name: str, password: str) -> None:
+        """Give a user another password."""
+        self.execute(f"ALTER ROLE {name} PASSWORD '{password}'")
+
+    def sessions(self, database: str) -> list[int]:
+        """Return the server's ids of the connections to a database."""
+        listing = "SELECT pid FROM pg_stat_activity"
+        return [row[0] for row in self.execute(f"{listing} WHERE datname = '{database}'")]
+
+    def end_session(self, session: int) -> None:
+        """Have the server close a connection, by its id."""
+        self.execute(f"SELECT pg_terminate_backend({session})")
+
     @classmethod
     def _programs(cls) -> list[Path]:
         """Return the directories of the installed versions' programs."""

@@ -55,7 +55,19 @@ def test_after_a_step_of_the_clock_files_age_anew(
         fresh = status(now.wall - 1, now.wall - 1)
         assert clock.age(fresh) == 1
         assert clock.age(written) <= 30
-    assert [record.levelname for record in caplog.records] == ["WARNING"], "told once"
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        (
+            "WARNING",
+            f"The system clock was set by {step:+.0f} seconds; files of unknown images wait anew",
+        )
+    ], "told once"
+
+
+@pytest.mark.parametrize(("step", "age"), [(1.0, 101.0), (-1.0, 99.0), (1.25, 0.0), (-1.25, 0.0)])
+def test_what_counts_as_a_step(now: FakeTime, clock: AgeClock, step: float, age: float) -> None:
+    written = status(now.wall - 100, now.wall - 100)
+    now.wall += step
+    assert clock.age(written) == age
 
 
 def test_a_clock_that_drifts_is_no_step(

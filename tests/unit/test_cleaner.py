@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Glance's cases, lines and counts; and where we differ from it on purpose."""
 
+import errno
 import logging
 import os
 import time
@@ -14,7 +15,7 @@ from tests.services import Images as GlanceImages
 from watcher import cleaner as cleaner_module
 from watcher.cleaner import Cleaner, Outcome
 from watcher.images import DatabaseError, Images, ImageState
-from watcher.staging import Staging
+from watcher.staging import FileChangedError, Staging
 from watcher.verdict import Verdict
 
 
@@ -257,6 +258,42 @@ def test_the_brake_on_absent_images(host: Host, caplog: pytest.LogCaptureFixture
         assert counts(cleaner.sweep()) == (2, 1, 0)
 
 
+def test_what_cannot_be_removed_does_not_count_for_the_brake(host: Host) -> None:
+    for _ in range(3):
+        (host.path / new_id()).mkdir()
+    host.stage(new_id(), new_id())
+    cleaner = host.cleaner(max_absent_removals=2)
+    with host.staging:
+        assert counts(cleaner.sweep()) == (2, 0, 3)
+
+
+def test_the_plan_brakes_as_well(host: Host) -> None:
+    host.stage(new_id(), new_id(), new_id())
+    cleaner = host.cleaner(max_absent_removals=2)
+    with host.staging:
+        planned = [decision.verdict for decision in cleaner.plan()]
+    assert planned == [Verdict.REMOVE, Verdict.REMOVE, Verdict.KEEP]
+
+
+def test_a_file_whose_status_cannot_be_read_stays(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, whole = new_id(), new_id()
+    host.stage(broken, whole)
+    lstat = host.staging.lstat
+
+    def failing(name: str) -> os.stat_result | None:
+        if name == broken:  # a broken file system can't be had
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return lstat(name)
+
+    monkeypatch.setattr(host.staging, "lstat", failing)
+    outcome = host.sweep()
+    assert counts(outcome) == (1, 1, 0)
+    assert host.left == {broken}
+    assert outcome.young[broken] < 1e6
+
+
 def test_no_row_in_the_table_removes_nothing(host: Host) -> None:
     host.glance.clear()
     host.stage(new_id())
@@ -351,6 +388,95 @@ def test_the_plan_removes_nothing_and_says_why(host: Host) -> None:
         absent: Verdict.REMOVE,
         young: Verdict.RECHECK,
     }
-    assert decided["foo"].reason == "not an image's file"
-    assert decided[deleted].reason == "image is deleted"
+    assert {name: decision.reason for name, decision in decided.items()} == {
+        "foo": "not an image's file",
+        live: "image is live",
+        deleted: "image is deleted",
+        absent: "image is not in the database",
+        young: "image is not in the database, changed less than 60 s ago",
+    }
+    assert {name: decision.delay for name, decision in decided.items()} == {
+        **dict.fromkeys(("foo", live, deleted, absent), 0.0),
+        young: pytest.approx(59.05),
+    }
     assert len(host.left) == 5
+
+
+def test_the_plan_says_what_the_brake_holds_back(host: Host) -> None:
+    host.stage(*(new_id() for _ in range(3)))
+    with host.staging:
+        reasons = [decision.reason for decision in host.cleaner(max_absent_removals=2).plan()]
+    assert reasons == [
+        "image is not in the database",
+        "image is not in the database",
+        "image is not in the database, max_absent_removals hit",
+    ]
+
+
+def test_the_brake_holds_before_the_first_sweep_too(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    absent = [new_id() for _ in range(3)]
+    host.stage(*absent)
+    with host.staging:
+        assert counts(host.cleaner(max_absent_removals=2).clean(absent)) == (2, 1, 0)
+    assert [text for level, text in lines(caplog) if level == "ERROR"] == [
+        "No more than 2 files of images that are not in the database are removed from one sweep "
+        "to the next; the others stay. If [database] connection is the right database, raise "
+        "[staging_watcher] max_absent_removals"
+    ]
+
+
+@pytest.mark.parametrize("how", ["fails", "changes"])
+def test_what_cannot_be_removed_does_not_use_the_brake_up(
+    host: Host, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    stuck, absent = [new_id() for _ in range(3)], [new_id() for _ in range(3)]
+    host.stage(*stuck, *absent)
+    monkeypatch.setattr(host.staging, "names", lambda: [*stuck, *absent])
+    remove = host.staging.remove
+
+    def refuse(name: str, judged: os.stat_result | None = None) -> None:
+        if name in stuck:
+            raise FileChangedError(name) if how == "changes" else PermissionError(1, "no", name)
+        remove(name, judged)
+
+    monkeypatch.setattr(host.staging, "remove", refuse)
+    cleaner = host.cleaner(max_absent_removals=2)
+    expected = {"fails": [(2, 1, 3), (1, 0, 3)], "changes": [(2, 4, 0), (1, 3, 0)]}[how]
+    with host.staging:
+        assert counts(cleaner.sweep()) == expected[0]
+        assert len(host.left) == 4, "the brake still holds"
+        monkeypatch.setattr(host.staging, "names", lambda: sorted(host.left))
+        outcome = cleaner.sweep()
+    assert counts(outcome) == expected[1]
+    assert outcome.young == (dict.fromkeys(stuck, 1.0) if how == "changes" else {})
+    assert host.left == set(stuck)
+
+
+def test_a_file_just_of_age_has_its_second_read(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = new_id()
+    host.glance.insert(image)
+    host.stage(image.upper())
+    cleaner = host.cleaner(absent_grace=60)
+    monkeypatch.setattr(cleaner._clock, "age", lambda status: 60.0)
+    with host.staging:
+        assert counts(cleaner.sweep()) == (0, 1, 0)
+
+
+def test_a_failure_after_a_removal_is_an_error_line_again(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = new_id()
+    host.glance.insert(image, deleted=True)
+    cleaner = host.cleaner()
+    with host.staging:
+        for _ in range(2):
+            (host.path / image).mkdir()
+            assert counts(cleaner.clean([image])) == (0, 0, 1)
+            (host.path / image).rmdir()
+            host.stage(image)
+            assert counts(cleaner.clean([image])) == (1, 0, 0)
+    assert [level for level, text in lines(caplog) if text.startswith("Failed")] == ["ERROR"] * 2

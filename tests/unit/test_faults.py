@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
+import io
 import logging
 
 import pytest
-from oslo_log import log
+from oslo_config import cfg
+from oslo_log import formatters, log
 
 from watcher.faults import Fault, backoff
 
@@ -31,3 +33,21 @@ def test_backoff_doubles_up_to_a_minute_with_jitter(attempt: int, longest: float
     delays = {backoff(attempt) for _ in range(50)}
     assert all(longest / 2 <= delay <= longest for delay in delays)
     assert len(delays) > 1
+
+
+def test_an_exception_in_hand_is_not_told_a_second_time() -> None:
+    said = io.StringIO()
+    handler = logging.StreamHandler(said)
+    conf = cfg.ConfigOpts()
+    log.register_options(conf)
+    conf([])
+    handler.setFormatter(formatters.ContextFormatter(config=conf))
+    logger = logging.getLogger("watcher.test")
+    logger.addHandler(handler)
+    try:
+        raise OSError("refused")
+    except OSError as error:
+        Fault(log.getLogger("watcher.test"), "Lost: %s", "Back").begin(str(error))
+    finally:
+        logger.removeHandler(handler)
+    assert said.getvalue().endswith("Lost: refused\n")

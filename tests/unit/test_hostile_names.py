@@ -3,8 +3,9 @@
 
 import os
 import tempfile
-from pathlib import Path
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,37 +30,39 @@ names = st.one_of(
 ).filter(lambda name: name not in (b"", b".", b"..") and len(name) <= 255)
 
 
-def is_residue(name: bytes) -> bool:
-    """By other means than the code under test."""
-    stem = name.split(b".")[0]
-    return stem.lower() == DEAD.encode()
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
+    """A database with a live image and a dead one."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('database')}/glance.sqlite"
+    glance = GlanceImages(url)
+    glance.create_table()
+    glance.insert(LIVE)
+    glance.insert(DEAD, deleted=True)
+    made = Images(url)
+    yield made
+    made.close()
+    glance.close()
 
 
-@settings(max_examples=60, deadline=None)
+def left_of(names: set[bytes]) -> set[bytes]:
+    """What must stay, told by other means than the code under test."""
+    return {name for name in names if name.split(b".")[0] != DEAD.encode()}
+
+
+@settings(max_examples=100, deadline=None)
 @given(st.sets(names, max_size=12), st.sets(names, max_size=12))
-def test_names(swept: set[bytes], told_of: set[bytes]) -> None:
+def test_names(images: Images, swept: set[bytes], told_of: set[bytes]) -> None:
     with tempfile.TemporaryDirectory() as home:
-        url = f"sqlite:///{home}/glance.sqlite"
-        glance = GlanceImages(url)
-        glance.create_table()
-        glance.insert(LIVE)
-        glance.insert(DEAD, deleted=True)
-        directory = Path(home, "staging")
-        directory.mkdir()
-        images = Images(url)
-        staging = Staging(str(directory))
-        cleaner = Cleaner(staging, images, absent_grace=60, max_absent_removals=10)
-        raw = os.fsencode(directory)
-        with staging:
+        directory = os.fsencode(home)
+        with Staging(home) as staging:
+            cleaner = Cleaner(staging, images, absent_grace=60, max_absent_removals=10)
             for name in swept:
-                Path(os.fsdecode(os.path.join(raw, name))).touch()
+                open(os.path.join(directory, name), "wb").close()
             outcome = cleaner.sweep()
             assert outcome.cleaned + outcome.ignored == len(swept)
-            assert set(os.listdir(raw)) == {name for name in swept if not is_residue(name)}
+            assert set(os.listdir(directory)) == left_of(swept)
             for name in told_of:
-                Path(os.fsdecode(os.path.join(raw, name))).touch()
+                open(os.path.join(directory, name), "wb").close()
             cleaner.clean([os.fsdecode(name) for name in told_of])
             cleaner.clean(staging.files_of(DEAD))
-        assert set(os.listdir(raw)) == {name for name in swept | told_of if not is_residue(name)}
-        images.close()
-        glance.close()
+        assert set(os.listdir(directory)) == left_of(swept | told_of)

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
+import socketserver
+import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from tests.services import Images as GlanceImages
 from watcher import images as images_module
@@ -51,6 +55,17 @@ def test_no_live_image_looks_absent_because_of_case(
     assert table.states_in_any_case([name]) == {name: LIVE}
 
 
+def test_a_deleted_image_of_other_case_says_nothing_of_this_one(
+    images: GlanceImages, database_url: str
+) -> None:
+    """Its own row may lag; in the second read, past the grace, it would be there."""
+    image = "abcdefab-cdef-4abc-8def-abcdefabcdef"
+    images.insert(image, deleted=True)
+    states = Images(database_url).states([image, image.upper()])
+    assert states == {image: DELETED, image.upper(): ABSENT}
+    assert Images(database_url).states_in_any_case([image.upper()]) == {image.upper(): DELETED}
+
+
 def test_a_live_row_wins_over_one_of_other_case(images: GlanceImages, database_url: str) -> None:
     image = "abcdefab-cdef-4abc-8def-abcdefabcdef"
     images.insert(image)
@@ -72,7 +87,7 @@ def test_each_read_sees_what_is_committed_now(images: GlanceImages, database_url
 def test_an_empty_table_is_no_proof_of_absence(images: GlanceImages, database_url: str) -> None:
     table = Images(database_url)
     assert not table.check()
-    with pytest.raises(DatabaseError, match="no row at all"):
+    with pytest.raises(DatabaseError, match=r"^the images table has no row at all; "):
         table.states_in_any_case([new_id()])
     images.insert(new_id(), deleted=True)
     assert table.check()
@@ -111,6 +126,43 @@ def test_an_unreachable_database_gives_no_secret_away(server: str) -> None:
     assert "127.0.0.1" in str(caught.value)
     assert "s3cr3t" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["mysql+pymysql", "postgresql+psycopg"])
+@pytest.mark.parametrize(
+    "greeting",
+    [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x02\0\0\0\n5", b"\x09\0\0\0\nno number\0", b""],
+)
+def test_a_server_that_is_no_database(scheme: str, greeting: bytes) -> None:
+    class Greet(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.sendall(greeting)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Greet) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            with pytest.raises(DatabaseError) as caught:
+                Images(f"{scheme}://glance:s3cr3t@127.0.0.1:{server.server_address[1]}/d").check()
+        finally:
+            server.shutdown()
+            thread.join()
+    assert "\n" not in str(caught.value)
+
+
+def test_the_limits_that_the_servers_are_told(images: GlanceImages, database_url: str) -> None:
+    show = {
+        "mysql": "SELECT @@lock_wait_timeout, @@max_statement_time",
+        "postgresql": "SELECT current_setting('lock_timeout'), "
+        "current_setting('statement_timeout')",
+    }
+    backend = usable_url(database_url).get_backend_name()
+    if backend in show:
+        with Images(database_url)._engine.connect() as connection:
+            row = connection.exec_driver_sql(show[backend]).one()
+        limits = [float(str(value).removesuffix("s")) for value in row]
+        assert limits == [images_module.LOCK_TIMEOUT, images_module.QUERY_TIMEOUT]
+    assert images_module.QUERY_TIMEOUT < images_module.READ_TIMEOUT
 
 
 @pytest.mark.parametrize(
@@ -162,3 +214,89 @@ def test_the_urls_own_time_limits_stay() -> None:
     limits = images_module._connect_args(url)
     assert "connect_timeout" not in limits
     assert limits["read_timeout"] == images_module.READ_TIMEOUT
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_no_query_asks_for_more_ids_than_it_may(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    asked: list[list[str]] = []
+
+    def note(query: object, parameters: dict[str, list[str]]) -> list[tuple[str, int]]:
+        asked.append(parameters["ids"])
+        return [(key, 0) for key in parameters["ids"]]
+
+    table = Images("sqlite://")
+    monkeypatch.setattr(images_module, "IDS_PER_QUERY", size)
+    monkeypatch.setattr(table, "_execute", note)
+    ids = list("abcdefg")
+    assert table.states(ids) == table.states_in_any_case(ids) == dict.fromkeys(ids, LIVE)
+    assert max(len(chunk) for chunk in asked) <= size
+    assert sorted(key for chunk in asked for key in chunk) == sorted(ids * 2)
+
+
+def driver_error(*args: object, lost: bool = False) -> DBAPIError:
+    return OperationalError("SELECT", {}, Exception(*args), connection_invalidated=lost)
+
+
+@pytest.mark.parametrize(
+    ("errors", "tries", "expected"),
+    [
+        ([], 1, None),
+        ([driver_error("server has gone away", lost=True)], 2, None),
+        ([driver_error("locked")], 1, "locked"),
+        ([driver_error("gone", lost=True), driver_error("refused")], 2, "refused"),
+        ([driver_error("gone", lost=True), driver_error("again", lost=True)], 2, "again"),
+        ([OSError("no route")], 1, "no route"),
+    ],
+)
+def test_a_lost_connection_is_tried_once_more(
+    monkeypatch: pytest.MonkeyPatch,
+    errors: list[Exception],
+    tries: int,
+    expected: str | None,
+) -> None:
+    tried: list[tuple[object, ...]] = []
+
+    def execute(*what: object) -> list[tuple[str]]:
+        tried.append(what)
+        if len(tried) <= len(errors):
+            raise errors[len(tried) - 1]
+        return [("row",)]
+
+    table = Images("sqlite://")
+    monkeypatch.setattr(table, "_execute_once", execute)
+    if expected is None:
+        assert table.check()
+    else:
+        with pytest.raises(DatabaseError) as caught:
+            table.check()
+        assert str(caught.value) == expected
+    assert len(tried) == tries and len(set(map(str, tried))) == 1
+
+
+class DiagnosedError(Exception):
+    """An error as psycopg's: the first line apart, and the query below."""
+
+    diag = SimpleNamespace(message_primary="no such table")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (Exception("one\n  line\t"), "one line"),
+        (Exception(1045, "Access denied"), "Access denied"),
+        (Exception(1, 2, 3), "(1, 2, 3)"),
+        (DiagnosedError("no such table\nLINE 1: SELECT"), "no such table"),
+        (ValueError(), "ValueError"),
+        (OperationalError("SELECT", {}, Exception(2003, "refused")), "refused"),
+        (OperationalError("SELECT", {}, DiagnosedError("x")), "no such table"),
+        (Exception("glance:p%/w@host"), "glance:***@host"),
+        (Exception("glance:p%25%2Fw@host, p%/w"), "glance:***@host, ***"),
+    ],
+)
+def test_an_error_is_one_line_without_secrets(error: Exception, expected: str) -> None:
+    assert Images("mysql+pymysql://glance:p%25%2Fw@host/d")._one_line(error) == expected
+
+
+@pytest.mark.parametrize("user", ["", "glance@", "glance:@"])
+def test_without_a_password_there_is_no_secret(user: str) -> None:
+    assert Images(f"mysql+pymysql://{user}host/d")._one_line(Exception("None X")) == "None X"

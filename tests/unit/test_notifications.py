@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import logging
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,8 @@ from oslo_config import cfg
 from watcher import conf
 from watcher.bus import messaging
 from watcher.conf import ConfigError
-from watcher.notifications import Endpoint, Notifications, _DriverLog
+from watcher.driverlog import DriverLog
+from watcher.notifications import Endpoint, Notifications
 from watcher.workqueue import Image, Key, Sweep, WorkQueue
 
 ID = "7f1d2c0a-5b1e-4f7e-9a67-3c5d1b2e4f60"
@@ -119,11 +121,19 @@ def test_a_bad_transport_url(tmp_path: Path, url: str, reason: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+class Heard(NamedTuple):
+    """The driver's log, and what hears of it."""
+
+    log: DriverLog
+    notifications: Notifications
+    queue: WorkQueue
+
+
 @pytest.fixture
-def driver_log(tmp_path: Path) -> "tuple[_DriverLog, WorkQueue]":
+def heard(tmp_path: Path) -> Heard:
     queue = WorkQueue()
-    configuration = load(tmp_path, "[DEFAULT]\ntransport_url = fake://\n")
-    return _DriverLog(Notifications(configuration, queue)), queue
+    made = Notifications(load(tmp_path, "[DEFAULT]\ntransport_url = fake://\n"), queue)
+    return Heard(DriverLog(lost=made.lost, back=made.back, broken=made.renew), made, queue)
 
 
 def say(handler: logging.Handler, level: int, text: str, *args: object) -> None:
@@ -133,11 +143,9 @@ def say(handler: logging.Handler, level: int, text: str, *args: object) -> None:
     handler.emit(record)
 
 
-def test_the_drivers_log_becomes_states(
-    driver_log: "tuple[_DriverLog, WorkQueue]", caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_drivers_log_becomes_states(heard: Heard, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="watcher")
-    handler, queue = driver_log
+    handler, queue = heard.log, heard.queue
     prefix = f"[{ID}] "
     for seconds in (1, 3, 5):
         say(
@@ -152,12 +160,69 @@ def test_the_drivers_log_becomes_states(
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         (
             "ERROR",
-            "Cannot receive notifications, sweeps and file events go on: AMQP server on "
-            "127.0.0.1:5672 is unreachable: [Errno 111] ECONNREFUSED",
+            "Cannot receive notifications, sweeps and file events go on: broker localhost: "
+            "[Errno 111] ECONNREFUSED",
         ),
         ("INFO", "Notifications can be received again"),
     ]
     assert queue.take().keys() == {Sweep()}
+
+
+def test_what_makes_the_broker_unreachable_is_told_once_but_each_refusal_is(
+    heard: Heard, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR, logger="watcher")
+    handler = heard.log
+    for text in (
+        "AMQP server on host:5672 is unreachable: <RecoverableConnectionError: unknown error>",
+        "Connection failed: [Errno -2] Name or service not known (retrying in 3.0 seconds)",
+        "AMQP server host:5672 closed the connection. Check login credentials: Socket closed",
+        "AMQP server on host:5672 is unreachable: (0, 0): (320) CONNECTION_FORCED - shutdown",
+        "Failed to consume message from queue: (0, 0): (403) ACCESS_REFUSED - Login was refused",
+    ):
+        say(handler, logging.ERROR, text)
+    assert [record.getMessage().partition("go on: ")[2] for record in caplog.records] == [
+        "broker localhost: the connection was lost",
+        "broker localhost: (403) ACCESS_REFUSED - Login was refused",
+    ]
+
+
+def test_a_broken_listener_is_heard_no_more(heard: Heard, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="watcher")
+    handler, queue = heard.log, heard.queue
+
+    def listener() -> None:
+        say(handler, logging.ERROR, "Failed to consume message from queue: (530) NOT_ALLOWED - x")
+        say(handler, logging.ERROR, "AMQP server on host:1 is unreachable: reset")
+        say(handler, logging.INFO, "Reconnected to AMQP server on host:1")
+
+    thread = threading.Thread(target=listener)
+    thread.start()
+    thread.join()
+    assert len(caplog.records) == 1
+    assert heard.notifications._broken.is_set(), "another takes its place"
+    heard.notifications.back()
+    assert caplog.messages[1:] == ["Notifications can be received again"]
+    assert queue.take().keys() == {Sweep()}
+
+
+def test_a_duplicate_which_is_never_acknowledged_goes_to_another_listener(
+    heard: Heard, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="watcher")
+    handler = heard.log
+    say(handler, logging.ERROR, "ignoring duplicate message %s", None)
+    assert heard.notifications._broken.is_set()
+    assert not caplog.records
+
+
+def test_others_text_is_one_short_printable_line(
+    heard: Heard, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="watcher")
+    say(heard.log, logging.WARNING, 'Unknown priority "%s"', "\n\x1b[2Jerror\u2028" * 9999)
+    (text,) = caplog.messages
+    assert text.isprintable() and len(text) < 600
 
 
 def test_a_notification_on_the_bus_reaches_the_queue(tmp_path: Path) -> None:

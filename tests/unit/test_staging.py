@@ -4,8 +4,10 @@ import os
 import socket
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -162,6 +164,7 @@ def test_the_index_forgets_what_is_gone() -> None:
     index = NameIndex([ID, f"{ID}.uc", f"{ID}.raw", "foo"])
     assert index.files_of(ID) == [ID, f"{ID}.raw", f"{ID}.uc"]
     index.discard(f"{ID}.uc")
+    assert index.files_of(ID) == [ID, f"{ID}.raw"]
     index.discard(f"{ID}.uc")
     index.discard("foo")
     index.discard(f"{ID}.raw")
@@ -251,11 +254,8 @@ def test_nothing_is_removed_from_a_directory_that_was_moved_away(
         other = path.with_name("other")
         other.mkdir()
         path.symlink_to(other)
-    if replacement == "nothing":
+    with pytest.raises(FileChangedError):
         staging.remove(ID)
-    else:
-        with pytest.raises(FileChangedError):
-            staging.remove(ID)
     assert (away / ID).exists()
 
 
@@ -273,7 +273,7 @@ def test_a_huge_file_is_given_back_by_a_thread_of_its_own(
     monkeypatch.setattr(staging_module, "HUGE", 4096)
     path = put(staging, ID, b"x" * 8192)
     before = set(os.listdir("/proc/self/fd"))
-    monkeypatch.setattr(staging_module.os, "close", closing)
+    monkeypatch.setattr(os, "close", closing)
     staging.remove(ID)
     assert not path.exists()
     assert done.wait(10)
@@ -294,7 +294,7 @@ def test_swaps_between_look_and_removal_harm_nothing(tmp_path: Path) -> None:
 
     def attack() -> None:
         name, scratch = directory / ID, directory / "scratch"
-        makers = [
+        makers: list[Callable[[], object]] = [
             lambda: scratch.symlink_to(precious),
             lambda: scratch.symlink_to(outside),
             lambda: os.link(live, scratch),
@@ -332,3 +332,132 @@ def test_swaps_between_look_and_removal_harm_nothing(tmp_path: Path) -> None:
     assert precious.read_text() == "precious"
     assert live.read_text() == "live"
     assert outside.is_dir()
+
+
+def test_a_pipe_in_place_of_the_directory_holds_nothing_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "staging")
+    with pytest.raises(NotADirectoryError), Staging(str(tmp_path / "staging")):
+        pass
+
+
+def test_a_directory_whose_names_cannot_be_followed(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str, **_: int) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    other = Staging(staging.path)
+    before = os.listdir("/proc/self/fd")
+    with monkeypatch.context() as refusing:
+        refusing.setattr(os, "stat", refuse)
+        with pytest.raises(PermissionError) as caught, other:
+            pass
+    assert str(caught.value) == f"[Errno 13] Permission denied: '{staging.path}'"
+    assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_nothing_is_looked_up_or_removed_outside_a_pass(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch, used: bool
+) -> None:
+    path = put(staging, ID)
+    other = Staging(staging.path)
+    if used:
+        with other:
+            pass
+    monkeypatch.chdir(staging.path)
+    for use in (other.lstat, other.saw, other.remove):
+        with pytest.raises((OSError, FileChangedError)) as caught:
+            use(ID)
+        assert getattr(caught.value, "errno", errno.EBADF) == errno.EBADF
+    assert path.exists()
+
+
+def test_a_name_can_be_told_of_before_any_listing(staging: Staging) -> None:
+    put(staging, f"{ID}.uc")
+    assert staging.saw(f"{ID}.uc")
+    staging.forget_names()
+    assert staging.saw(f"{ID}.uc")
+    assert staging.files_of(ID) == [f"{ID}.uc"]
+
+
+def test_memory_of_names_that_are_gone_is_given_back(staging: Staging) -> None:
+    staging.names()
+    put(staging, f"{ID}.uc")
+    staging.saw(f"{ID}.uc")
+    assert staging._index is not None and staging._index._names
+    os.unlink(staging.full_path(f"{ID}.uc"))
+    staging.saw(f"{ID}.uc")
+    assert not staging._index._names
+
+
+def test_a_link_is_told_of_as_what_it_is(staging: Staging) -> None:
+    special(Path(staging.path) / ID, "link")
+    with pytest.raises(OSError) as caught:
+        staging.remove(ID)
+    assert str(caught.value) == f"[Errno 22] Not a regular file: '{staging.path}/{ID}'"
+
+
+@pytest.mark.parametrize(("more", "huge"), [(-1, True), (0, True), (1, False)])
+def test_which_files_are_huge(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch, more: int, huge: bool
+) -> None:
+    put(staging, ID, b"x" * 8192)
+    status = staging.lstat(ID)
+    assert status is not None
+    monkeypatch.setattr(staging_module, "HUGE", status.st_blocks * 512 + more)
+    removed: list[str] = []
+    monkeypatch.setattr(staging, "_remove_huge", removed.append)
+    staging.remove(ID)
+    assert removed == ([ID] if huge else [])
+
+
+def test_a_huge_file_is_neither_read_nor_followed_nor_waited_for(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags: list[int] = []
+    daemons: list[bool] = []
+    opening, closing, closed = os.open, os.close, threading.Event()
+
+    def note_open(name: str, how: int, *, dir_fd: int) -> int:
+        flags.append(how)
+        return opening(name, how, dir_fd=dir_fd)
+
+    def note_close(descriptor: int) -> None:
+        daemons.append(threading.current_thread().daemon)
+        closing(descriptor)
+        closed.set()
+
+    monkeypatch.setattr(staging_module, "HUGE", 0)
+    put(staging, ID)
+    with monkeypatch.context() as noting:
+        noting.setattr(os, "open", note_open)
+        noting.setattr(os, "close", note_close)
+        staging.remove(ID)
+        assert closed.wait(10)
+    assert flags == [os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC]
+    assert daemons == [True]
+
+
+@pytest.mark.parametrize(
+    ("field", "same_directory", "same_version"),
+    [
+        ("st_dev", False, False),
+        ("st_ino", False, False),
+        ("st_size", True, False),
+        ("st_mtime_ns", True, False),
+        ("st_ctime_ns", True, True),
+        ("st_nlink", True, True),
+    ],
+)
+def test_what_makes_a_directory_or_a_file_another_one(
+    field: str, same_directory: bool, same_version: bool
+) -> None:
+    fields = ("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns", "st_nlink")
+    one, other = (
+        cast(os.stat_result, SimpleNamespace(**dict.fromkeys(fields, 1) | {field: value}))
+        for value in (1, 2)
+    )
+    identity, version = staging_module._identity, staging_module._version
+    assert (identity(one) == identity(other)) is same_directory
+    assert (version(one) == version(other)) is same_version

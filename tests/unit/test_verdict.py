@@ -27,6 +27,10 @@ def test_verdict(
     assert verdict(state, age=age, grace=grace, notified=notified) is expected
 
 
+def test_what_nobody_told_of_is_kept_while_it_lives() -> None:
+    assert verdict(LIVE, age=1e9, grace=0) is Verdict.KEEP
+
+
 @pytest.mark.parametrize(
     ("column", "expected"),
     [(1, DELETED), (True, DELETED), (0, LIVE), (False, LIVE), (None, LIVE), ("1", LIVE), (2, LIVE)],

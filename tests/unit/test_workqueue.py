@@ -87,3 +87,69 @@ def test_close_wakes_the_taker_with_nothing(queue: WorkQueue) -> None:
     assert taken == [{}]
     queue.put(Image("late"))
     assert queue.take() == {} and queue.take_events() == {}
+
+
+class FakeClock:
+    """Time passes when it is told to, or waited for."""
+
+    def __init__(self, queue: WorkQueue) -> None:
+        self.waited: list[float | None] = []
+        self.now = 0.0
+        queue._clock = lambda: self.now
+        queue._changed.wait = self.wait  # type: ignore[method-assign]
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waited.append(timeout)
+        self.now += timeout or 0.0
+        return True
+
+
+@pytest.fixture
+def clock(queue: WorkQueue) -> FakeClock:
+    return FakeClock(queue)
+
+
+def test_the_taker_sleeps_until_the_next_key_is_due(queue: WorkQueue, clock: FakeClock) -> None:
+    queue.put(File("b"), delay=7)
+    queue.put(File("a"), delay=5)
+    assert queue.take() == {File("a"): 0}
+    assert queue.take() == {File("b"): 0}
+    assert clock.waited == [5, 2]
+
+
+@pytest.mark.parametrize(
+    ("puts", "due"),
+    [
+        ([(0, 5, 1)], {5: 1}),
+        ([(0, 5, 1), (0, 9, 2)], {5: 1}),
+        ([(0, 9, 1), (0, 5, 2)], {5: 2}),
+        ([(0, 9, 1), (3, 0, 0)], {3: 0}),
+        ([(0, 9, 1), (0, 5, 2), (6, 30, 3)], {5: 2, 36: 3}),
+        ([(0, 9, 1), (0, 5, 2), (6, 1, 3)], {5: 2, 7: 3}),
+        ([(0, 9, 1), (3, 0, 0), (4, 30, 2)], {3: 0, 34: 2}),
+    ],
+)
+def test_when_a_key_comes_and_with_which_attempt(
+    queue: WorkQueue,
+    clock: FakeClock,
+    puts: list[tuple[float, float, int]],
+    due: dict[float, int],
+) -> None:
+    """``puts``: (at, delay, attempt)"""
+    came: dict[float, int] = {}
+    for clock.now in range(50):
+        for at, delay, attempt in puts:
+            if at == clock.now:
+                queue.put(File("a"), delay=delay, attempt=attempt)
+        for attempt in queue.take_events().values():
+            came[clock.now] = attempt
+    assert came == due
+
+
+def test_keys_due_at_the_same_time_come_in_the_order_in_which_they_were_put(
+    queue: WorkQueue, clock: FakeClock
+) -> None:
+    keys: list[Key] = [File("b"), Image("c"), File("a")]
+    for key in keys:
+        queue.put(key, delay=5)
+    assert list(queue.take()) == keys
