@@ -258,23 +258,6 @@ def test_the_brake_on_absent_images(host: Host, caplog: pytest.LogCaptureFixture
         assert counts(cleaner.sweep()) == (2, 1, 0)
 
 
-def test_what_cannot_be_removed_does_not_count_for_the_brake(host: Host) -> None:
-    for _ in range(3):
-        (host.path / new_id()).mkdir()
-    host.stage(new_id(), new_id())
-    cleaner = host.cleaner(max_absent_removals=2)
-    with host.staging:
-        assert counts(cleaner.sweep()) == (2, 0, 3)
-
-
-def test_the_plan_brakes_as_well(host: Host) -> None:
-    host.stage(new_id(), new_id(), new_id())
-    cleaner = host.cleaner(max_absent_removals=2)
-    with host.staging:
-        planned = [decision.verdict for decision in cleaner.plan()]
-    assert planned == [Verdict.REMOVE, Verdict.REMOVE, Verdict.KEEP]
-
-
 def test_a_file_whose_status_cannot_be_read_stays(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -402,11 +385,17 @@ def test_the_plan_removes_nothing_and_says_why(host: Host) -> None:
     assert len(host.left) == 5
 
 
-def test_the_plan_says_what_the_brake_holds_back(host: Host) -> None:
-    host.stage(*(new_id() for _ in range(3)))
+def test_the_plan_says_what_the_brake_holds_back(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.stage(*(new_id() for _ in range(4)))
+    cleaner = host.cleaner(absent_grace=60, max_absent_removals=2)
+    ages = iter([10.0, 70.0, 70.0, 70.0])
+    monkeypatch.setattr(cleaner._clock, "age", lambda status: next(ages))
     with host.staging:
-        reasons = [decision.reason for decision in host.cleaner(max_absent_removals=2).plan()]
+        reasons = [decision.reason for decision in cleaner.plan()]
     assert reasons == [
+        "image is not in the database, changed less than 60 s ago",
         "image is not in the database",
         "image is not in the database",
         "image is not in the database, max_absent_removals hit",
@@ -452,6 +441,29 @@ def test_what_cannot_be_removed_does_not_use_the_brake_up(
     assert counts(outcome) == expected[1]
     assert outcome.young == (dict.fromkeys(stuck, 1.0) if how == "changes" else {})
     assert host.left == set(stuck)
+
+
+def test_only_what_may_go_has_a_second_read(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    live, deleted, young, old = (new_id() for _ in range(4))
+    host.glance.insert(live)
+    host.glance.insert(deleted, deleted=True)
+    host.stage("foo", live, deleted, young, old)
+    cleaner = host.cleaner(absent_grace=60)
+    old_inode = (host.path / old).stat().st_ino
+    monkeypatch.setattr(
+        cleaner._clock, "age", lambda status: 61.0 if status.st_ino == old_inode else 1.0
+    )
+    asked: list[set[str]] = []
+    second_read = host.images.states_in_any_case
+
+    def note(ids: set[str]) -> dict[str, ImageState]:
+        asked.append(ids)
+        return second_read(ids)
+
+    monkeypatch.setattr(host.images, "states_in_any_case", note)
+    with host.staging:
+        assert counts(cleaner.sweep()) == (2, 3, 0)
+    assert asked == [{old}]
 
 
 def test_a_file_just_of_age_has_its_second_read(

@@ -1,0 +1,422 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reconciler against a simple model of what is allowed, over random interleavings.
+
+Reconciler, cleaner, queue, staging directory and SQLite are the real ones. The model makes things
+happen, between the watcher's steps and in the midst of them, and knows what is true on the
+primary; the watcher reads a replica that lags by less than the grace. Three rules must hold:
+
+* no file of a live image is ever removed, nor a young one that no row tells of, nor one past the
+  brake, nor what is no image's file;
+* once the faults have ended, one sweep leaves no residue (but what the brake holds back for the
+  next one), and events have their effect at once;
+* what a pass says to have cleaned, ignored and failed to remove adds up to what it found.
+
+Mutations tried, each found in the normal run:
+
+1. ``verdict``: a file of an absent image goes whatever its age.
+2. ``Cleaner._decide``: no second read of those that are absent.
+3. ``Staging.remove``: a file that was written to since it was judged goes as well.
+4. ``Staging.remove``: no look whether the directory was moved away meanwhile.
+5. ``Reconciler._try_again``: after an error of the database no sweep is put on the queue.
+6. ``Cleaner._remove``: what has changed meanwhile is not counted.
+7. ``Cleaner.sweep``: the brake is never let go; ``Cleaner._judge``: it never holds.
+8. ``Images.states_in_any_case``: ids are compared as they are spelled.
+9. ``AgeClock.age``: only the time of the last writing counts, not that of a rename.
+
+The normal run takes the same examples each time. A longer search, with other examples each time::
+
+    MODEL_EXAMPLES=5000 python -m pytest tests/model
+"""
+
+import itertools
+import logging
+import os
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from tests.model.world import (
+    BRAKE,
+    GRACE,
+    MAX_LAG,
+    Account,
+    CountedCleaner,
+    Entry,
+    JudgedStaging,
+    ModelEvents,
+    ReplicaImages,
+    World,
+)
+from watcher import cleaner as cleaner_module
+from watcher import images as images_module
+from watcher.images import ImageState
+from watcher.reconciler import Reconciler
+from watcher.staging import Identity
+from watcher.workqueue import Directory, File, Image, Key, Sweep, WorkQueue
+
+Meanwhile = Sequence[tuple[str | int, ...]]
+
+LOGGER = logging.getLogger("watcher")
+LONGER = int(os.environ.get("MODEL_EXAMPLES", "0"))
+
+SWEEP_INTERVAL = 300.0
+LONGEST_WAIT = max(SWEEP_INTERVAL, 60.0)  # seconds to the next sweep, whatever happened
+
+IDS = [f"abcdefab-cdef-4abc-8def-abcdefabcde{number}" for number in range(2)]
+FOREIGN = [f"running-task-{IDS[0]}", f"{IDS[1]}x.uc"]
+NAMES = [
+    f"{spelling}{suffix}"
+    for image in IDS
+    for spelling in (image, image.upper())
+    for suffix in ("", ".uc")
+]
+
+ids = st.sampled_from(IDS)
+names = st.sampled_from(NAMES + FOREIGN)
+numbers = st.integers(0, 3)
+fates = st.sampled_from(["told", "lost", "doubled", "late"])
+faults = st.sampled_from(["", "", "error", "empty"])
+waits = st.sampled_from([0.0, 0.0, 0.5, 5.0, MAX_LAG - 5, GRACE + 5, GRACE + 5, SWEEP_INTERVAL])
+of_files = [
+    st.tuples(st.just("write"), names, fates),
+    st.tuples(st.just("write_on"), fates),
+    st.tuples(st.just("rename"), numbers, names, fates),
+    st.tuples(st.just("swap"), st.booleans(), fates),
+    st.tuples(st.just("stop")),
+]
+of_rows = [
+    st.tuples(st.just("create"), ids, st.booleans()),
+    st.tuples(st.just("delete"), ids, st.booleans(), fates),
+    st.tuples(st.just("purge"), ids),
+    st.tuples(st.just("replicate")),
+    st.tuples(st.just("database"), faults),
+]
+at_any_time = st.lists(st.one_of(*of_files, *of_rows), max_size=3)
+in_the_directory = st.lists(st.one_of(*of_files), max_size=3)
+
+
+class Model(RuleBasedStateMachine):
+    """Glance, its database, the events and the operator, each at its worst."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World(Path(tempfile.mkdtemp(prefix="model-")))
+        self.account = Account()
+        self.late: list[Key] = []
+        self.numbers = itertools.count(1)
+        self.away: dict[Path, set[str]] = {}
+        self.images: ReplicaImages | None = None
+        LOGGER.addHandler(self.account)
+        self.restart()
+
+    # What Glance does.
+
+    @rule(key=ids, upper=st.booleans())
+    def create(self, key: str, upper: bool) -> None:
+        """An id comes again only once its row is gone, and everyone has seen that it is."""
+        image, now = self.world.database.image(key), self.world.now
+        seen_gone = image.changed < now and not self.world.database.lags_for(key)
+        if image.row is ImageState.ABSENT and seen_gone:
+            image.row, image.spelling = ImageState.LIVE, key.upper() if upper else key
+            image.generation += 1
+            self.world.database.write("INSERT INTO images VALUES (?, 0)", image, now)
+
+    @rule(name=names, fate=fates)
+    def write(self, name: str, fate: str) -> None:
+        """Stage, or write what nobody waits for any more; Glance makes the directory, too."""
+        entry = self.world.entries.get(name)
+        if entry is None or entry.regular:
+            self._make_directory(fate)
+            path = self.world.path / name
+            path.write_bytes(b"data")
+            self._date(path)
+            self._note(name, fate)
+
+    @rule(fate=fates)
+    def write_on(self, fate: str) -> None:
+        """All that was begun is written to."""
+        for name in sorted(self.world.entries):
+            self.write(name, fate)
+
+    @rule(name=names, link=st.booleans(), fate=fates)
+    def obstruct(self, name: str, link: bool, fate: str) -> None:
+        """Something that isn't a file has an image's name."""
+        if self.world.path.is_dir() and name not in self.world.entries:
+            path = self.world.path / name
+            if link:
+                path.symlink_to(self.world.database.path)
+            else:
+                path.mkdir()
+            self._date(path)
+            self._note(name, fate, regular=False)
+
+    @rule(number=numbers, to=names, fate=fates)
+    def rename(self, number: int, to: str, fate: str) -> None:
+        """A file gets another name, perhaps one that was in use."""
+        entries = self.world.entries
+        files = sorted(name for name, entry in entries.items() if entry.regular)
+        name = files[number % len(files)] if files else to
+        if name != to and (to not in entries or entries[to].regular):
+            (self.world.path / name).rename(self.world.path / to)
+            del entries[name]
+            self._note(to, fate)
+
+    @rule(key=ids, here=st.booleans(), fate=fates)
+    def delete(self, key: str, here: bool, fate: str) -> None:
+        """Only the host that serves the call removes the staged file, of one name only."""
+        image = self.world.database.image(key)
+        if image.row is ImageState.LIVE:
+            if here and (entry := self.world.entries.get(image.spelling)) and entry.regular:
+                (self.world.path / image.spelling).unlink()
+                del self.world.entries[image.spelling]
+            image.row = ImageState.DELETED
+            self.world.database.write(
+                "UPDATE images SET deleted = 1 WHERE id = ?", image, self.world.now
+            )
+            self._tell(Image(key), fate)
+
+    @rule(key=ids)
+    def purge(self, key: str) -> None:
+        image = self.world.database.image(key)
+        if image.row is ImageState.DELETED:
+            image.row = ImageState.ABSENT
+            self.world.database.write("DELETE FROM images WHERE id = ?", image, self.world.now)
+
+    # What goes wrong.
+
+    @rule()
+    def deliver(self) -> None:
+        """What is late comes at last."""
+        for key in self.late:
+            self.queue.put(key)
+        self.late.clear()
+
+    @rule(key=ids, name=names)
+    def forge(self, key: str, name: str) -> None:
+        """Events of what didn't happen."""
+        self.queue.put(Image(key))
+        self.queue.put(File(name))
+
+    @rule()
+    def replicate(self) -> None:
+        self.world.database.replicate(self.world.now)
+
+    @rule(fault=faults)
+    def database(self, fault: str) -> None:
+        self.world.fault = fault
+
+    @rule(deaf=st.booleans())
+    def watches(self, deaf: bool) -> None:
+        """There are no inotify watches left, or there are again."""
+        self.world.deaf = deaf
+
+    @rule(again=st.booleans(), fate=fates)
+    def swap(self, again: bool, fate: str) -> None:
+        """The directory is moved away, and another one is made, perhaps later."""
+        if self.world.path.is_dir():
+            watched = self.events.watching == self._identity()
+            away = self.world.home / f"away-{next(self.numbers)}"
+            self.world.path.rename(away)
+            self.away[away] = set(self.world.entries)
+            self.world.entries.clear()
+            if watched:
+                self._tell(Directory(), fate)
+        if again:
+            self._make_directory(fate)
+
+    def stop(self) -> None:
+        """SIGTERM while it works."""
+        self.world.stopping = True
+
+    @rule()
+    def restart(self) -> None:
+        """What the old one knew is lost."""
+        if self.images is not None:
+            self.images.close()
+        self.world.stopping = False
+        self.images = ReplicaImages(self.world)
+        self.queue = WorkQueue(lambda: self.world.now)
+        self.events = ModelEvents(self.world, self.queue)
+        staging = JudgedStaging(self.world)
+        self.reconciler = Reconciler(
+            queue=self.queue,
+            staging=staging,
+            images=self.images,
+            cleaner=CountedCleaner(self.world, staging, self.images),
+            events=self.events,
+            sweep_interval=SWEEP_INTERVAL,
+            on_swept=lambda: None,
+        )
+        self.queue.put(Sweep())
+
+    # Time, and the watcher's work.
+
+    @rule(seconds=waits)
+    def wait(self, seconds: float) -> None:
+        self.world.now += seconds
+        self.world.database.replicate(self.world.now - MAX_LAG)
+
+    @rule(seconds=waits, at_reads=at_any_time, at_removals=in_the_directory)
+    def work(self, seconds: float, at_reads: Meanwhile = (), at_removals: Meanwhile = ()) -> None:
+        """The watcher takes what is due by then."""
+        self.wait(seconds)
+        self.world.at_reads = self._things(at_reads)
+        self.world.at_removals = self._things(at_removals)
+        self.world.shown_deleted.clear()
+        self.world.removals = 0
+        self.account.begin()
+        self.queue.put(Directory())
+        self.reconciler._reconcile(self.queue.take())
+        assert self.world.listing() == self.world.entries.keys()
+        for path, left in self.away.items():
+            assert set(os.listdir(path)) == left, "nothing goes from a directory moved away"
+        if not self.world.stopping:
+            for found, counts in self.account.passes:
+                assert sum(counts.values()) == found, f"{counts} of {found}"
+            assert self.world.fault or not self.account.unfinished
+        if not at_reads and not at_removals and len(self.account.passes) == 1:
+            assert self.account.passes[0][1]["cleaned"] == self.world.removals
+        if self.world.stopping:
+            self.restart()
+
+    # What must come of it.
+
+    @precondition(lambda self: self.world.entries)
+    @rule()
+    def faults_end(self) -> None:
+        """The next sweep sees to everything, and later events to the rest."""
+        self.world.fault, self.world.deaf = "", False
+        self.world.path.mkdir(exist_ok=True)
+        self.replicate()
+        self._sweep(LONGEST_WAIT)
+        while residue := self._residue():
+            assert not {ImageState.DELETED} & {self._row(name) for name in residue}
+            assert self.world.absent_removals == BRAKE, f"{residue} are left"
+            self._sweep(SWEEP_INTERVAL)
+        self._prompt()
+
+    def teardown(self) -> None:
+        try:
+            if sys.exc_info()[0] is None and self.world.entries:
+                self.faults_end()
+        finally:
+            LOGGER.removeHandler(self.account)
+            if self.images is not None:
+                self.images.close()
+            self.world.close()
+
+    def _sweep(self, seconds: float) -> None:
+        before = self.world.sweeps
+        self.work(seconds)
+        assert self.world.sweeps == before + 1, "it was time for a sweep"
+
+    def _prompt(self) -> None:
+        """What events tell of goes at once, or when the replica shows it, or when it is old."""
+        key = f"{next(self.numbers):08x}-0000-4000-8000-000000000000"
+        mine = [f"{key}.uc", key]
+        self.create(key, upper=False)
+        self.replicate()
+        for name in mine:
+            self.write(name, "told")
+        self.work(0)
+        assert self.world.entries.keys() >= set(mine)
+        self.delete(key, here=False, fate="told")
+        self.work(0)
+        self.replicate()
+        self.work(0.5)
+        assert not self.world.entries.keys() & set(mine)
+        self.write(f"{key}.raw", "told")
+        self.work(0)
+        assert f"{key}.raw" not in self.world.entries
+        unknown = f"{next(self.numbers):08x}-0000-4000-8000-000000000000"
+        if self.world.absent_removals < BRAKE:
+            self.write(unknown, "told")
+            self.work(GRACE - 0.1)
+            assert unknown in self.world.entries
+            self.work(0.2)
+            assert unknown not in self.world.entries, "its grace is over"
+
+    def _residue(self) -> set[str]:
+        return {
+            name
+            for name, entry in self.world.entries.items()
+            if entry.regular and entry.owner and not self.world.live(entry.owner[0])
+        }
+
+    def _row(self, name: str) -> ImageState:
+        return self.world.database.image(_key(name)).row
+
+    def _things(self, meanwhile: Meanwhile) -> deque[Callable[[], None]]:
+        return deque(partial(getattr(self, str(what)), *how) for what, *how in meanwhile)
+
+    def _make_directory(self, fate: str) -> None:
+        if not self.world.path.is_dir():
+            self.world.path.mkdir()
+            if self.events.waiting:
+                self._tell(Directory(), fate)
+
+    def _date(self, path: Path) -> None:
+        os.utime(path, (self.world.now, self.world.now), follow_symlinks=False)
+
+    def _note(self, name: str, fate: str, *, regular: bool = True) -> None:
+        key = _key(name)
+        owner = (key, self.world.database.image(key).generation) if key else None
+        inode = os.lstat(self.world.path / name).st_ino
+        self.world.entries[name] = Entry(inode, regular, self.world.now, owner)
+        if self.events.watching == self._identity():
+            self._tell(File(name), fate)
+
+    def _identity(self) -> Identity:
+        status = self.world.path.stat()
+        return Identity(status.st_dev, status.st_ino)
+
+    def _tell(self, key: Key, fate: str) -> None:
+        if fate in ("told", "doubled"):
+            self.queue.put(key)
+        if fate in ("late", "doubled"):
+            self.late.append(key)
+
+
+def _key(name: str) -> str:
+    stem = name.lower().partition(".")[0]
+    return stem if len(stem) == len(IDS[0]) else ""
+
+
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A few files are many."""
+    monkeypatch.setattr(cleaner_module, "FILES_PER_STEP", 3)
+    monkeypatch.setattr(images_module, "IDS_PER_QUERY", 2)
+    level, LOGGER.propagate = LOGGER.level, False
+    LOGGER.setLevel(logging.DEBUG)
+    yield
+    LOGGER.setLevel(level)
+    LOGGER.propagate = True
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_the_model() -> None:
+    run_state_machine_as_test(
+        Model,
+        settings=settings(
+            max_examples=LONGER or 800,
+            stateful_step_count=50,
+            deadline=None,
+            derandomize=not LONGER,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the watcher meets in the model: a directory, a lagging database, events, and time.
+
+Directory and database are real; nothing happens in a thread, and time only passes when told to.
+"""
+
+import errno
+import logging
+import os
+import shutil
+import sqlite3
+from collections import deque
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from watcher.age import AgeClock
+from watcher.cleaner import Cleaner, Outcome
+from watcher.events import FileEvents
+from watcher.images import DatabaseError, Images, ImageState
+from watcher.staging import Identity, Staging
+from watcher.workqueue import WorkQueue
+
+GRACE = 60.0
+MAX_LAG = 50.0  # seconds; shorter than the grace, as the documentation demands
+BRAKE = 2
+START = 1_700_000_000.0
+
+
+@dataclass
+class Image:
+    """One image on the primary; ``generation`` tells apart those that had the same id."""
+
+    row: ImageState = ImageState.ABSENT
+    spelling: str = ""
+    generation: int = 0
+    changed: float = -1.0
+
+
+@dataclass
+class Entry:
+    """One name in the directory; ``owner`` is the image, by generation, that it was made for."""
+
+    inode: int
+    regular: bool
+    changed: float
+    owner: tuple[str, int] | None
+
+
+class Database:
+    """The primary, in memory, and the replica that the watcher reads: some statements behind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._images: dict[str, Image] = {}
+        self._behind: deque[tuple[float, str, str]] = deque()
+        self._replica = sqlite3.connect(path, isolation_level=None)
+        self._replica.execute("PRAGMA synchronous = OFF")
+        self._replica.execute("PRAGMA journal_mode = MEMORY")
+        self._replica.execute("CREATE TABLE images (id VARCHAR(36) PRIMARY KEY, deleted BOOLEAN)")
+        self._replica.execute("INSERT INTO images VALUES ('another', 0)")
+
+    def image(self, key: str) -> Image:
+        """An image of the primary, by its canonical id."""
+        return self._images.setdefault(key, Image())
+
+    def write(self, statement: str, image: Image, now: float) -> None:
+        """The primary has executed it; the replica will."""
+        image.changed = now
+        self._behind.append((now, statement, image.spelling))
+
+    def replicate(self, until: float) -> None:
+        """The replica catches up with what was committed until then."""
+        while self._behind and self._behind[0][0] <= until:
+            _, statement, spelling = self._behind.popleft()
+            self._replica.execute(statement, (spelling,))
+
+    def lags_for(self, key: str) -> bool:
+        """Whether the replica doesn't show that image as it is."""
+        return any(spelling.lower() == key for _, _, spelling in self._behind)
+
+    def close(self) -> None:
+        """Close the replica."""
+        self._replica.close()
+
+
+@dataclass
+class World:
+    """All that is true at a moment, and the judge of removals."""
+
+    home: Path
+    now: float = START
+    fault: str = ""
+    deaf: bool = False
+    stopping: bool = False
+    entries: dict[str, Entry] = field(default_factory=dict)
+    #: happen one by one, at each of the watcher's reads of the database
+    at_reads: deque[Callable[[], None]] = field(default_factory=deque)
+    #: happen one by one, just before each removal
+    at_removals: deque[Callable[[], None]] = field(default_factory=deque)
+    #: ids that the database called deleted since the work in hand began
+    shown_deleted: set[str] = field(default_factory=set)
+    #: what was wrong with the last second read
+    second_read: str = ""
+    absent_removals: int = 0
+    removals: int = 0
+    sweeps: int = 0
+
+    def __post_init__(self) -> None:
+        self.path = self.home / "staging"
+        self.path.mkdir()
+        self.database = Database(self.home / "glance.sqlite")
+
+    def listing(self) -> set[str]:
+        """Names in the directory; none while there is no directory."""
+        return set(os.listdir(self.path)) if self.path.is_dir() else set()
+
+    def live(self, key: str) -> bool:
+        """Whether the primary has a live image of that id."""
+        return self.database.image(key).row is ImageState.LIVE
+
+    def judge(self, name: str) -> None:
+        """The watcher has removed that name: was it right, by what is true now?"""
+        entry = self.entries.pop(name)
+        self.removals += 1
+        assert entry.regular, f"{name} is no regular file"
+        assert entry.owner is not None, f"{name} is no image's file"
+        key, generation = entry.owner
+        current = self.database.image(key).generation == generation
+        assert not (current and self.live(key)), f"{name} belongs to a live image"
+        if key not in self.shown_deleted:
+            assert not self.second_read, f"{name} was removed on the word of an empty table"
+            assert self.now - entry.changed >= GRACE, f"{name} is young, and no row tells of it"
+            self.absent_removals += 1
+            assert self.absent_removals <= BRAKE, f"{name} is one too many"
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        self.database.close()
+        shutil.rmtree(self.home)
+
+
+class ReplicaImages(Images):
+    """Reads the replica; fails, or sees an empty table, when told to."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(f"sqlite:///{world.database.path}")
+        self._world = world
+
+    def states(self, ids: Collection[str]) -> dict[str, ImageState]:
+        """The first read."""
+        _one_of(self._world.at_reads)
+        return self._noted(super().states(ids))
+
+    def states_in_any_case(self, ids: Collection[str]) -> dict[str, ImageState]:
+        """The second read."""
+        _one_of(self._world.at_reads)
+        self._world.second_read = self._world.fault
+        return self._noted(super().states_in_any_case(ids))
+
+    def _noted(self, states: dict[str, ImageState]) -> dict[str, ImageState]:
+        deleted = {key.lower() for key, state in states.items() if state is ImageState.DELETED}
+        self._world.shown_deleted |= deleted
+        return states
+
+    def _execute(self, query: sa.Select[Any], parameters: dict[str, Any]) -> list[Any]:
+        if self._world.fault == "error":
+            raise DatabaseError("gone away")
+        rows = super()._execute(query, parameters)
+        return [] if self._world.fault == "empty" else rows
+
+
+class JudgedStaging(Staging):
+    """Has each removal judged at the moment when it is done."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(f"{world.path}/")
+        self._world = world
+
+    def names(self) -> list[str]:
+        """All names, in an order that doesn't depend on the file system."""
+        return sorted(super().names())
+
+    def remove(self, name: str, judged: os.stat_result | None = None) -> None:
+        """Remove; whatever vanishes is told."""
+        assert not self._world.stopping, f"{name} is to be removed after the stop"
+        _one_of(self._world.at_removals)
+        try:
+            super().remove(name, judged)
+        finally:
+            for gone in self._world.entries.keys() - self._world.listing():
+                self._world.judge(gone)
+
+
+class CountedCleaner(Cleaner):
+    """The cleaner, with the model's time."""
+
+    def __init__(self, world: World, staging: Staging, images: Images) -> None:
+        super().__init__(
+            staging,
+            images,
+            absent_grace=GRACE,
+            max_absent_removals=BRAKE,
+            stopping=lambda: world.stopping,
+        )
+        self._world = world
+        self._clock = ModelClock(world)
+
+    def sweep(self, between: Callable[[], None] = lambda: None) -> Outcome:
+        """A sweep begins; the brake is let go."""
+        self._world.sweeps += 1
+        self._world.absent_removals = 0
+        return super().sweep(between)
+
+
+class ModelClock(AgeClock):
+    """The real one on the model's time: a file's mtime is set, its ctime can't be."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(lambda: world.now, lambda: world.now - START)
+        self._world = world
+
+    def age(self, status: os.stat_result) -> float:
+        """Age by the times that the model knows."""
+        entries = self._world.entries.values()
+        changed = next((e.changed for e in entries if e.inode == status.st_ino), 0.0)
+        return super().age(os.stat_result((*status[:8], status.st_mtime, changed)))
+
+
+class ModelEvents(FileEvents):
+    """What is watched; the model puts the events on the queue itself, or doesn't."""
+
+    def __init__(self, world: World, queue: WorkQueue) -> None:
+        super().__init__(queue)
+        self._world = world
+        self._followed: Identity | None = None
+        self.waiting = False
+
+    @property
+    def watching(self) -> Identity | None:
+        """The directory that is watched."""
+        return self._followed
+
+    def follow(self, staging: Staging) -> None:
+        """Watch it, unless there are no watches left."""
+        self._followed, self.waiting = None, False
+        if self._world.deaf:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._followed = staging.identity
+
+    def wait_for(self, path: str) -> None:
+        """Watch for the directory to come."""
+        self._followed, self.waiting = None, not self._world.deaf
+
+
+class Account(logging.Handler):
+    """Reads the cleaner's lines as operators do: what each pass found, and what came of it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self._open: list[int] = []
+        self.passes: list[tuple[int, dict[str, int]]] = []
+
+    @property
+    def unfinished(self) -> int:
+        """Passes that found files and gave no account of them."""
+        return len(self._open)
+
+    def begin(self) -> None:
+        """Forget all."""
+        self._open.clear()
+        self.passes.clear()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """A pass of events may lie within a sweep."""
+        text = record.getMessage()
+        if text.startswith("Found "):
+            self._open.append(int(text.split()[1]))
+        elif text.startswith("Cleaned "):
+            words = text.replace("(", "").split()
+            counts = {"cleaned": int(words[1]), "ignored": int(words[5]), "error": int(words[7])}
+            self.passes.append((self._open.pop(), counts))
+
+
+def _one_of(things: deque[Callable[[], None]]) -> None:
+    if things:
+        things.popleft()()
