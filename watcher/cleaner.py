@@ -3,7 +3,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -74,19 +74,21 @@ class Cleaner:
         self._clock = AgeClock()
         self._absent_removed = 0
         self._braked = False
+        # what couldn't be removed since the last sweep began, and in the one before
         self._failures: dict[str, int | None] = {}
+        self._failed_before: dict[str, int | None] = {}
 
-    def sweep(self, between: Callable[[], None] = lambda: None) -> Outcome:
-        """Look at every file; ``between`` is called after each step of some files.
+    def sweep(self, between: Callable[[int, int], None] = lambda done, count: None) -> Outcome:
+        """Look at every file; ``between`` is called after each step, with the number of files
+        that it has looked at and that of all.
 
         :raises DatabaseError: nothing more is removed
         :raises OSError: the directory can't be read
         """
-        names = self._staging.names()
+        count, batches = self._staging.listing()
         self._absent_removed, self._braked = 0, False
-        present = set(names) if self._failures else set()
-        self._failures = {name: no for name, no in self._failures.items() if name in present}
-        return self._pass(names, between=between)
+        self._failed_before, self._failures = self._failures, {}
+        return self._pass(count, batches, between=between)
 
     def clean(self, names: Sequence[str], notified: Set[str] = frozenset()) -> Outcome:
         """Look at some files.
@@ -94,7 +96,7 @@ class Cleaner:
         :param notified: canonical ids of images that Glance told to be deleted
         :raises DatabaseError: nothing more is removed
         """
-        return self._pass(names, notified=notified)
+        return self._pass(len(names), [names], notified=notified)
 
     def plan(self) -> Iterator[Decision]:
         """Decisions on every file, for a dry run; nothing is removed.
@@ -102,7 +104,7 @@ class Cleaner:
         :raises DatabaseError: the database can't tell
         :raises OSError: the directory can't be read
         """
-        for step in _steps(self._staging.names()):
+        for step in _steps(self._staging.listing()[1]):
             for decision in self._decide(step, frozenset()):
                 removed = decision.verdict is Verdict.REMOVE
                 self._absent_removed += removed and decision.state is ImageState.ABSENT
@@ -110,21 +112,22 @@ class Cleaner:
 
     def _pass(
         self,
-        names: Sequence[str],
+        count: int,
+        batches: Iterable[Sequence[str]],
         *,
         notified: Set[str] = frozenset(),
-        between: Callable[[], None] = lambda: None,
+        between: Callable[[int, int], None] = lambda done, count: None,
     ) -> Outcome:
         outcome = Outcome()
-        if not names:
+        if not count:
             return outcome
-        LOG.debug("Found %i files in staging directory for potential cleanup", len(names))
-        for step in _steps(names):
+        LOG.debug("Found %i files in staging directory for potential cleanup", count)
+        for step in _steps(batches):
             for decision in self._decide(step, notified):
                 if self._stopping():
                     return outcome
                 self._carry_out(decision, outcome)
-            between()
+            between(outcome.cleaned + outcome.ignored + outcome.error, count)
         LOG.debug(
             "Cleaned %(cleaned)i stale staging files, %(ignored)i ignored (%(error)i errors)",
             {"cleaned": outcome.cleaned, "ignored": outcome.ignored, "error": outcome.error},
@@ -224,12 +227,13 @@ class Cleaner:
             outcome.cleaned += 1
             self._absent_removed += absent
             self._failures.pop(decision.name, None)
+            self._failed_before.pop(decision.name, None)
         else:
             outcome.error += 1
             self._tell(decision.name, path, failure)
 
     def _tell(self, name: str, path: str, failure: OSError) -> None:
-        told = self._failures.get(name) == failure.errno
+        told = self._failures.get(name, self._failed_before.get(name)) == failure.errno
         self._failures[name] = failure.errno
         LOG.log(
             log.DEBUG if told else log.ERROR,
@@ -238,6 +242,7 @@ class Cleaner:
         )
 
 
-def _steps(names: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(names), FILES_PER_STEP):
-        yield names[start : start + FILES_PER_STEP]
+def _steps(batches: Iterable[Sequence[str]]) -> Iterator[Sequence[str]]:
+    for names in batches:
+        for start in range(0, len(names), FILES_PER_STEP):
+            yield names[start : start + FILES_PER_STEP]

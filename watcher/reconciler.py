@@ -138,7 +138,7 @@ class Reconciler:
         self._clean({key: tries for key, tries in keys.items() if isinstance(key, Image)})
         self._queue.put(Sweep(), delay=self._sweep_interval)
 
-    def _clean_events(self) -> None:
+    def _clean_events(self, done: int, count: int) -> None:
         self._clean(self._queue.take_events())
 
     def _clean(self, keys: Mapping[Key, int]) -> None:

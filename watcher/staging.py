@@ -7,11 +7,13 @@ open: the file system can be unmounted.
 """
 
 import errno
+import itertools
 import os
 import re
 import stat
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import NamedTuple
 
@@ -19,6 +21,7 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 HUGE = 1 << 30  # bytes on disk
+BATCH = 50_000  # names held at a time: 10 MB
 
 
 class Identity(NamedTuple):
@@ -54,13 +57,13 @@ class NameIndex:
     are few. The index is a hint: each name is looked up before anything is done with it.
     """
 
-    def __init__(self, names: Iterable[str]) -> None:
+    def __init__(self) -> None:
         self._names: dict[str, set[str]] = {}
-        for name in names:
-            self.add(name)
 
     def add(self, name: str) -> None:
         """Remember a name that was seen in the directory."""
+        if len(name) == 36 and name == name.lower():
+            return  # <id> itself, or no image's file
         found = image_id(name)
         if found is not None and (key := found.lower()) != name:
             self._names.setdefault(key, set()).add(name)
@@ -92,6 +95,8 @@ class Staging:
         self.identity: Identity | None = None
         self.descriptor = -1
         self._index: NameIndex | None = None
+        # of a listing that is under way; becomes the index when that is complete
+        self._fresh: NameIndex | None = None
 
     def __enter__(self) -> "Staging":
         self.descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -102,7 +107,7 @@ class Staging:
             self.__exit__(None, None, None)
             raise OSError(error.errno, error.strerror, self.path) from None
         if held != self.identity:
-            self.identity, self._index = held, None
+            self.identity, self._index, self._fresh = held, None, None
         return self
 
     def __exit__(
@@ -114,33 +119,73 @@ class Staging:
         os.close(self.descriptor)
         self.descriptor = -1
 
-    def names(self) -> list[str]:
-        """Names of all entries, in the order of their inodes: the cheapest to remove them in.
+    def listing(self) -> tuple[int, Iterator[list[str]]]:
+        """Number of entries, and their names in batches of at most `BATCH`.
+
+        In one batch they are in the order of their inodes: the cheapest to remove them in. Of
+        more than one batch, which come as they are asked for, the number is of the beginning.
 
         :raises OSError: the directory can't be read
         """
-        with os.scandir(self.descriptor) as entries:
-            listing = sorted((entry.inode(), entry.name) for entry in entries)
-        names = [name for _, name in listing]
-        self._index = NameIndex(names)
-        return names
+        batches = self._batches()
+        first = next(batches, [])
+        count = len(first)
+        if count == BATCH:
+            with self._scan() as entries:
+                count = sum(1 for _ in entries)
+        return count, itertools.chain([first] if first else [], batches)
+
+    def _batches(self) -> Iterator[list[str]]:
+        fresh = self._fresh = NameIndex()
+        try:
+            with self._scan() as entries:
+                full = True
+                while full:
+                    batch = sorted((e.inode(), e.name) for e in itertools.islice(entries, BATCH))
+                    names = [name for _, name in batch]
+                    for name in names:
+                        fresh.add(name)
+                    full = len(names) == BATCH
+                    if not full:
+                        self._index, self._fresh = fresh, None
+                    del batch
+                    yield names
+        finally:
+            if self._fresh is fresh:
+                self._fresh = None
+
+    @contextmanager
+    def _scan(self) -> Iterator[Iterator[os.DirEntry[str]]]:
+        # A descriptor of its own, for its position is shared by all that read from it.
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        descriptor = os.open(".", flags, dir_fd=self.descriptor)
+        try:
+            with os.scandir(descriptor) as entries:
+                yield entries
+        finally:
+            os.close(descriptor)
 
     def files_of(self, key: str) -> list[str]:
         """Names of an image's files that are there now, by its canonical id.
 
         The cost does not grow with the number of other files, as long as `saw` is told of every
-        new name; `forget_names` says that it wasn't.
+        new name; `forget_names` says that it wasn't. What a listing that is under way hasn't come
+        to is left to it.
         """
-        index = self._index or NameIndex(self.names())
-        self._index = index
+        index = self._index or self._fresh
+        if index is None:
+            for _ in self._batches():
+                pass
+            return self.files_of(key)
         return [name for name in index.files_of(key) if self.saw(name)]
 
     def saw(self, name: str) -> bool:
         """Take note of a name that an event told of; False when nothing of that name is there."""
-        status = self.lstat(name)
-        if self._index is not None:
-            (self._index.discard if status is None else self._index.add)(name)
-        return status is not None
+        there = self.lstat(name) is not None
+        for index in (self._index, self._fresh):
+            if index is not None:
+                (index.add if there else index.discard)(name)
+        return there
 
     def forget_names(self) -> None:
         """Some new names may have been missed: the next look at an image's files lists all."""

@@ -38,12 +38,21 @@ def run(conf: cfg.ConfigOpts, *, dry_run: bool) -> int:
 
 
 def _sweep(cleaner: Cleaner) -> int:
-    outcome = cleaner.sweep()
+    if sys.stderr.isatty():
+        outcome = cleaner.sweep(_show_progress)
+        sys.stderr.write("\n")
+    else:
+        outcome = cleaner.sweep()
     _say(
         f"Cleaned {outcome.cleaned} stale staging files, {outcome.ignored} ignored "
         f"({outcome.error} errors)"
     )
     return 1 if outcome.error else 0
+
+
+def _show_progress(done: int, count: int) -> None:
+    sys.stderr.write(f"\r{done} of {count} files")
+    sys.stderr.flush()
 
 
 def _explain(staging: Staging, decisions: Iterable[Decision]) -> int:

@@ -2,8 +2,11 @@
 """``sweep`` and ``sweep --dry-run`` as an operator runs them."""
 
 import os
+import pty
+import subprocess
 
 from tests.functional.host import Host, new_id
+from tests.functional.program import PROGRAM
 
 
 def test_one_sweep(host: Host) -> None:
@@ -89,3 +92,20 @@ def test_the_brake(host: Host, database_url: str) -> None:
     assert "Cleaned 3 stale staging files, 3 ignored (0 errors)" in said
     assert said.count("raise [staging_watcher] max_absent_removals") == 1
     assert len(os.listdir(host.staging)) == 3
+
+
+def test_a_human_sees_progress(host: Host) -> None:
+    for _ in range(3):
+        host.stage_deleted()
+    master, slave = pty.openpty()
+    with os.fdopen(master, "rb", buffering=0) as terminal:
+        done = subprocess.run(
+            [PROGRAM, "sweep", "--config-file", host.config_file, "--log-file", os.devnull],
+            stdout=subprocess.PIPE,
+            stderr=slave,
+            timeout=30,
+            check=True,
+        )
+        os.close(slave)
+        assert terminal.read(100) == b"\r3 of 3 files\r\n"
+    assert done.stdout == b"Cleaned 3 stale staging files, 0 ignored (0 errors)\n"

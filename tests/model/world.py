@@ -10,7 +10,7 @@ import os
 import shutil
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -180,9 +180,10 @@ class JudgedStaging(Staging):
         super().__init__(f"{world.path}/")
         self._world = world
 
-    def names(self) -> list[str]:
+    def listing(self) -> tuple[int, Iterator[list[str]]]:
         """All names, in an order that doesn't depend on the file system."""
-        return sorted(super().names())
+        count, batches = super().listing()
+        return count, (sorted(batch) for batch in batches)
 
     def remove(self, name: str, judged: os.stat_result | None = None) -> None:
         """Remove; whatever vanishes is told."""
@@ -209,7 +210,7 @@ class CountedCleaner(Cleaner):
         self._world = world
         self._clock = ModelClock(world)
 
-    def sweep(self, between: Callable[[], None] = lambda: None) -> Outcome:
+    def sweep(self, between: Callable[[int, int], None] = lambda done, count: None) -> Outcome:
         """A sweep begins; the brake is let go."""
         self._world.sweeps += 1
         self._world.absent_removals = 0

@@ -13,6 +13,7 @@ import pytest
 
 from tests.services import Images as GlanceImages
 from watcher import cleaner as cleaner_module
+from watcher import staging as staging_module
 from watcher.cleaner import Cleaner, Outcome
 from watcher.images import DatabaseError, Images, ImageState
 from watcher.staging import FileChangedError, Staging
@@ -128,14 +129,14 @@ def test_a_file_that_vanishes_and_one_that_cannot_go(
         unlink(name, dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "unlink", refuse)
-    names = host.staging.names
+    listing = host.staging.listing
 
-    def listed() -> list[str]:
-        found = names()
+    def listed() -> tuple[int, Iterator[list[str]]]:
+        found = listing()
         unlink(host.path / gone)
         return found
 
-    monkeypatch.setattr(host.staging, "names", listed)
+    monkeypatch.setattr(host.staging, "listing", listed)
     assert counts(host.sweep()) == (1, 0, 1)
     assert host.left == {stuck}
     errors = [text for level, text in lines(caplog) if level == "ERROR"]
@@ -339,10 +340,24 @@ def test_events_get_their_turn_between_the_steps(
 ) -> None:
     monkeypatch.setattr(cleaner_module, "FILES_PER_STEP", 2)
     host.stage(*(new_id() for _ in range(5)))
-    left: list[int] = []
+    steps: list[tuple[int, int, int]] = []
     with host.staging:
-        host.cleaner().sweep(lambda: left.append(len(host.left)))
-    assert left == [3, 1, 0]
+        host.cleaner().sweep(lambda done, count: steps.append((done, count, len(host.left))))
+    assert steps == [(2, 5, 3), (4, 5, 1), (5, 5, 0)]
+
+
+@pytest.mark.parametrize("batch", [1, 3, 7, 8])
+def test_a_huge_directory_is_swept_in_batches(
+    host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, batch: int
+) -> None:
+    monkeypatch.setattr(staging_module, "BATCH", batch)
+    live = [new_id() for _ in range(3)]
+    host.glance.insert(*live)
+    host.stage("foo", *live, *(f"{new_id()}.uc" for _ in range(3)))
+    assert counts(host.sweep()) == (3, 4, 0)
+    assert host.left == {"foo", *live}
+    assert "Found 7 files" in lines(caplog)[0][1]
+    assert lines(caplog)[-1][1] == "Cleaned 3 stale staging files, 4 ignored (0 errors)"
 
 
 def test_stopping_ends_a_sweep_between_two_files(host: Host) -> None:
@@ -422,7 +437,7 @@ def test_what_cannot_be_removed_does_not_use_the_brake_up(
 ) -> None:
     stuck, absent = [new_id() for _ in range(3)], [new_id() for _ in range(3)]
     host.stage(*stuck, *absent)
-    monkeypatch.setattr(host.staging, "names", lambda: [*stuck, *absent])
+    monkeypatch.setattr(host.staging, "listing", lambda: (6, [[*stuck, *absent]]))
     remove = host.staging.remove
 
     def refuse(name: str, judged: os.stat_result | None = None) -> None:
@@ -436,7 +451,7 @@ def test_what_cannot_be_removed_does_not_use_the_brake_up(
     with host.staging:
         assert counts(cleaner.sweep()) == expected[0]
         assert len(host.left) == 4, "the brake still holds"
-        monkeypatch.setattr(host.staging, "names", lambda: sorted(host.left))
+        monkeypatch.setattr(host.staging, "listing", lambda: (4, [sorted(host.left)]))
         outcome = cleaner.sweep()
     assert counts(outcome) == expected[1]
     assert outcome.young == (dict.fromkeys(stuck, 1.0) if how == "changes" else {})

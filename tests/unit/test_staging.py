@@ -78,6 +78,10 @@ def staging(tmp_path: Path) -> Iterator[Staging]:
         yield opened
 
 
+def names(staging: Staging) -> list[str]:
+    return [name for batch in staging.listing()[1] for name in batch]
+
+
 def put(staging: Staging, name: str, data: bytes = b"data") -> Path:
     path = Path(staging.path) / name
     path.write_bytes(data)
@@ -87,15 +91,15 @@ def put(staging: Staging, name: str, data: bytes = b"data") -> Path:
 def test_names_come_in_the_order_of_inodes(staging: Staging) -> None:
     paths = [put(staging, str(uuid.uuid4())) for _ in range(50)]
     by_inode = sorted(paths, key=lambda path: path.stat().st_ino)
-    assert staging.names() == [path.name for path in by_inode]
+    assert names(staging) == [path.name for path in by_inode]
 
 
 @pytest.mark.parametrize("name", [f"{ID}.{'x' * 218}", os.fsdecode(b"\xff\xfe")])
 def test_odd_names_are_listed_and_removed(staging: Staging, name: str) -> None:
     put(staging, name)
-    assert staging.names() == [name]
+    assert names(staging) == [name]
     staging.remove(name)
-    assert staging.names() == []
+    assert names(staging) == []
 
 
 def test_a_missing_directory_is_told_apart(tmp_path: Path) -> None:
@@ -125,8 +129,8 @@ def test_files_of_an_image_whatever_the_suffix(staging: Staging) -> None:
 def test_files_of_an_image_follow_the_events(
     staging: Staging, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    staging.names()
-    monkeypatch.setattr(staging, "names", lambda: pytest.fail("listed the whole directory"))
+    names(staging)
+    monkeypatch.setattr(os, "scandir", lambda path: pytest.fail("listed the whole directory"))
     put(staging, f"{ID}.uc")
     assert staging.saw(f"{ID}.uc")
     put(staging, ID)
@@ -137,11 +141,61 @@ def test_files_of_an_image_follow_the_events(
 
 
 def test_forgotten_names_are_listed_anew(staging: Staging) -> None:
-    staging.names()
+    names(staging)
     put(staging, f"{ID}.raw")
     assert staging.files_of(ID) == [], "no event told of it"
     staging.forget_names()
     assert staging.files_of(ID) == [f"{ID}.raw"]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 6])
+def test_a_listing_in_batches(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    monkeypatch.setattr(staging_module, "BATCH", batch)
+    for number in range(5):
+        put(staging, f"file {number}")
+    count, batches = staging.listing()
+    found = list(batches)
+    assert count == 5
+    assert sorted(name for names in found for name in names) == [
+        f"file {number}" for number in range(5)
+    ]
+    assert max(len(names) for names in found) <= batch
+
+
+def test_look_ups_in_the_midst_of_a_listing(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They neither disturb it, nor list everything themselves, nor get lost."""
+    monkeypatch.setattr(staging_module, "BATCH", 3)
+    others = {put(staging, str(uuid.uuid4())).name for _ in range(20)}
+    _, batches = staging.listing()
+    listed = set(next(batches))
+    put(staging, f"{ID}.uc")
+    assert staging.saw(f"{ID}.uc")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", lambda path: pytest.fail("listed the whole directory"))
+        assert staging.files_of(ID) == [f"{ID}.uc"]
+    for names in batches:
+        listed |= set(names)
+    assert listed >= others
+    assert staging.files_of(ID) == [f"{ID}.uc"], "also in the new index"
+
+
+def test_a_listing_that_was_given_up_is_no_index(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging_module, "BATCH", 1)
+    put(staging, str(uuid.uuid4()))
+    put(staging, str(uuid.uuid4()))
+    put(staging, f"{ID}.uc")
+    before = len(os.listdir("/proc/self/fd"))
+    _, batches = staging.listing()
+    next(batches)
+    del batches
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert staging.files_of(ID) == [f"{ID}.uc"]
 
 
 def test_another_directory_has_other_names(tmp_path: Path) -> None:
@@ -150,7 +204,7 @@ def test_another_directory_has_other_names(tmp_path: Path) -> None:
     staging = Staging(str(path))
     with staging:
         put(staging, f"{ID}.uc")
-        staging.names()
+        names(staging)
         first = staging.identity
     path.rename(tmp_path / "away")
     path.mkdir()
@@ -161,7 +215,9 @@ def test_another_directory_has_other_names(tmp_path: Path) -> None:
 
 
 def test_the_index_forgets_what_is_gone() -> None:
-    index = NameIndex([ID, f"{ID}.uc", f"{ID}.raw", "foo"])
+    index = NameIndex()
+    for name in (ID, f"{ID}.uc", f"{ID}.raw", "foo"):
+        index.add(name)
     assert index.files_of(ID) == [ID, f"{ID}.raw", f"{ID}.uc"]
     index.discard(f"{ID}.uc")
     assert index.files_of(ID) == [ID, f"{ID}.raw"]
@@ -381,7 +437,7 @@ def test_a_name_can_be_told_of_before_any_listing(staging: Staging) -> None:
 
 
 def test_memory_of_names_that_are_gone_is_given_back(staging: Staging) -> None:
-    staging.names()
+    names(staging)
     put(staging, f"{ID}.uc")
     staging.saw(f"{ID}.uc")
     assert staging._index is not None and staging._index._names
