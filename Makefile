@@ -4,13 +4,15 @@ PYTHON ?= python3
 CONFIG ?=
 TESTS ?= tests
 PYTEST_ARGS ?=
+BENCHMARK_ARGS ?=
 
 BIN = .venv/bin
 PIP = $(BIN)/pip install -qq --disable-pip-version-check
-CODE = $(foreach d,watcher tests tools benchmarks,$(if $(wildcard $(d)/*.py $(d)/*/*.py),$(d)))
+GLANCES = .venv-glance-current/.installed .venv-glance-oldest/.installed
+CODE = $(foreach d,watcher tests acceptance tools benchmarks,$(if $(wildcard $(d)/*.py $(d)/*/*.py),$(d)))
 
 .DEFAULT_GOAL = help
-.PHONY: help demo run test lint services sample clean .venv
+.PHONY: help demo run test acceptance soak benchmark lint services sample clean .venv
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z.]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -26,6 +28,18 @@ test: services  ## Run all checks and tests; TESTS=tests/test_x.py PYTEST_ARGS=-
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/python -m pytest $(PYTEST_ARGS) $(TESTS)
 
+acceptance: services  ## Test beside real Glances, and against Glance's own cleaner
+	@$(MAKE) --silent --no-print-directory .venv/.test $(GLANCES)
+	@$(BIN)/python -m pytest $(PYTEST_ARGS) acceptance
+
+soak: services  ## Many clients of two Glances for 15 minutes
+	@$(MAKE) --silent --no-print-directory .venv/.test $(GLANCES)
+	@SOAK_SECONDS=900 $(BIN)/python -m pytest $(PYTEST_ARGS) acceptance/test_soak.py
+
+benchmark: services  ## Measure against Glance's cleaner and the limits; BENCHMARK_ARGS=--quick
+	@$(MAKE) --no-print-directory .venv-benchmark/.installed
+	@.venv-benchmark/bin/python -m benchmarks $(BENCHMARK_ARGS)
+
 lint: .venv/.test  ## Check style and types
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/ruff format --check $(CODE)
@@ -39,8 +53,8 @@ sample: .venv/.installed  ## Write the sample configuration anew
 		--output-file etc/glance-staging-watcher.conf.sample
 
 clean:  ## Remove the environment and all that was generated
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
-	find watcher tests tools benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	rm -rf .venv .venv-benchmark .venv-glance-* .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	find watcher tests acceptance tools benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 .venv: .venv/.test  ## Create the environment with everything for the tests
 
@@ -54,4 +68,15 @@ clean:  ## Remove the environment and all that was generated
 
 .venv/.test: .venv/.installed
 	@$(PIP) --editable '.[mysql,postgresql,test]'
+	@touch $@
+
+.venv-glance-%/.installed: acceptance/glance-%.txt
+	@test -x $(@D)/bin/pip || $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/pip install -qq --disable-pip-version-check --requirement $<
+	@touch $@
+
+.venv-benchmark/.installed: benchmarks/requirements.txt setup.cfg pyproject.toml
+	@test -x $(@D)/bin/pip || $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/pip install -qq --disable-pip-version-check --editable '.[mysql,postgresql]' \
+		--requirement $<
 	@touch $@
