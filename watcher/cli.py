@@ -54,17 +54,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _load(args: Sequence[str], cli_opts: Sequence[cfg.Opt] = ()) -> cfg.ConfigOpts:
-    from watcher import conf, logs  # noqa: PLC0415
+    from watcher import conf  # noqa: PLC0415
 
-    loaded = conf.load(args, cli_opts=cli_opts, usage=USAGE, description=DESCRIPTION, epilog=EPILOG)
-    logs.setup(loaded)
-    return loaded
+    return conf.load(args, cli_opts=cli_opts, usage=USAGE, description=DESCRIPTION, epilog=EPILOG)
 
 
 def _serve(args: Sequence[str]) -> int:
     loaded = _load(args)
-    from watcher import service  # noqa: PLC0415
+    from watcher import logs, service  # noqa: PLC0415
 
+    logs.setup(loaded)
     return service.run(loaded)
 
 
@@ -73,6 +72,8 @@ def _sweep(args: Sequence[str]) -> int:
 
     dry_run = cfg.BoolOpt("dry-run", default=False, help="Remove nothing; say what would be done.")
     loaded = _load(args, [dry_run])
-    from watcher import sweep  # noqa: PLC0415
+    loaded.set_default("use_stderr", True)  # stdout is for the result
+    from watcher import logs, sweep  # noqa: PLC0415
 
+    logs.setup(loaded)
     return sweep.run(loaded, dry_run=loaded.dry_run)

@@ -150,6 +150,7 @@ class Images:
                 pool_size=1,
                 max_overflow=0,
                 poolclass=sa.QueuePool,
+                skip_autocommit_rollback=True,  # a round trip after each SELECT, for nothing
                 connect_args=_connect_args(usable),
             )
         except (SQLAlchemyError, ImportError, TypeError) as error:

@@ -15,7 +15,7 @@ from typing import Any
 from oslo_config import cfg
 from oslo_log import log
 
-from watcher.bus import messaging
+from watcher.bus import InPlaceExecutor, messaging
 from watcher.conf import GROUP, ConfigError
 from watcher.driverlog import DriverLog, cause_of
 from watcher.faults import Fault, backoff
@@ -146,6 +146,7 @@ class Notifications:
             listener = messaging.get_notification_listener(
                 self._transport, self._targets, [Endpoint(self._queue)], pool=self._pool
             )
+            listener._executor_cls = InPlaceExecutor
             if (cause := _start(listener)) is not None:
                 listener = None  # and with it its connection, if it had one
                 self.lost(cause)

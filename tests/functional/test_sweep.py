@@ -34,6 +34,19 @@ def test_some_files_cannot_be_removed(host: Host) -> None:
     assert f"Failed to delete stale staging path '{path}': [Errno 21] Is a directory" in said
 
 
+def test_the_log_goes_to_stderr_and_the_result_to_stdout(host: Host) -> None:
+    host.stage_deleted()
+    run = subprocess.run(
+        [PROGRAM, "sweep", "--config-file", host.config_file],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert run.stdout == "Cleaned 1 stale staging files, 0 ignored (0 errors)\n"
+    assert "Stale staging residue found" in run.stderr
+
+
 def test_an_absent_directory_is_all_well(host: Host) -> None:
     host.staging.rmdir()
     code, said = host.sweep()
@@ -100,7 +113,7 @@ def test_a_human_sees_progress(host: Host) -> None:
     master, slave = pty.openpty()
     with os.fdopen(master, "rb", buffering=0) as terminal:
         done = subprocess.run(
-            [PROGRAM, "sweep", "--config-file", host.config_file, "--log-file", os.devnull],
+            [PROGRAM, "sweep", "--config-file", host.config_file, "--nodebug"],
             stdout=subprocess.PIPE,
             stderr=slave,
             timeout=30,
