@@ -6,6 +6,7 @@ meanwhile may be lost.
 """
 
 import contextlib
+import gc
 import re
 import threading
 import time
@@ -148,7 +149,9 @@ class Notifications:
             )
             listener._executor_cls = InPlaceExecutor
             if (cause := _start(listener)) is not None:
-                listener = None  # and with it its connection, if it had one
+                # Let go of its connection, if it had one: it is held by a cycle of references.
+                listener = None
+                gc.collect()
                 self.lost(cause)
                 attempt += 1
                 LOG.debug("Attempt %i to listen failed: %s", attempt, cause)
