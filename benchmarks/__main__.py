@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measures: python -m benchmarks [--quick] [--only NAME]... [--redraw]."""
+
+import argparse
+import functools
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from benchmarks import events, notifications, pictures, processes, report, sweep
+from benchmarks.figures import Comparison
+from benchmarks.site import ROOT, Site
+
+MEASUREMENTS: dict[str, Callable[[Site], Iterable[Comparison]]] = {
+    "idle": processes.idle,
+    "start": processes.start,
+    "write": processes.big_write,
+    "memory": processes.sweep_memory,
+    "events": events.measure,
+    "notifications": notifications.latency,
+    "drain": notifications.drain,
+    **{f"sweep-{kind}": functools.partial(sweep.measure, kind) for kind in sweep.FASTER},
+}
+
+
+def main() -> None:
+    """Measure, print, write and draw."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer and smaller runs")
+    parser.add_argument("--only", action="append", choices=list(MEASUREMENTS), default=[])
+    parser.add_argument("--redraw", action="store_true", help="measure nothing")
+    arguments = parser.parse_args()
+    # Quick figures are for the one who waits for them; they don't replace the real ones.
+    results = ROOT / (
+        "build/benchmark-quick.json" if arguments.quick else "benchmarks/results.json"
+    )
+    results.parent.mkdir(exist_ok=True)
+    known: dict[str, Comparison] = {}
+    if results.exists() and (arguments.only or arguments.redraw):
+        entries = json.loads(results.read_text())["comparisons"]
+        known = {entry["name"]: Comparison.from_json(entry) for entry in entries}
+    wanted = [] if arguments.redraw else arguments.only or list(MEASUREMENTS)
+    with tempfile.TemporaryDirectory(prefix="benchmark-", ignore_cleanup_errors=True) as directory:
+        site = Site(Path(directory), quick=arguments.quick)
+        try:
+            for name in wanted:
+                started = time.monotonic()
+                for found in MEASUREMENTS[name](site):
+                    known[found.name] = found
+                    print(report.table([found]), flush=True)
+                report.write(list(known.values()), results)
+                print(f"({name}: {time.monotonic() - started:.0f} s)\n", flush=True)
+        finally:
+            site.close()
+    comparisons = list(known.values())
+    pictures.draw(comparisons, ROOT / ("build" if arguments.quick else "docs"))
+    if not arguments.quick:
+        report.embed(comparisons, ROOT / "docs/performance.md")
+    print(report.verdicts(comparisons))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pictures of README.md and docs/performance.md."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")
+matplotlib.rcParams.update(
+    {
+        "svg.hashsalt": "benchmarks",  # the same figures make the same file
+        "font.size": 9,
+        "axes.grid": True,
+        "grid.alpha": 0.3,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "figure.facecolor": "white",
+    }
+)
+
+from matplotlib import pyplot  # noqa: E402
+
+from benchmarks.figures import OURS, Comparison, median  # noqa: E402
+
+COLORS = {
+    OURS: "#0b6e4f",
+    "Glance's cleaner": "#c0392b",
+    "scandir + IN + unlink": "#8e9aa6",
+    "unlink alone": "#c9d1d9",
+}
+PEER_COLORS = ("#1f77b4", "#e67e22", "#8e9aa6")
+KINDS = {"sqlite": "SQLite", "mariadb": "MariaDB", "postgresql": "PostgreSQL"}
+
+
+def draw(comparisons: Sequence[Comparison], directory: Path) -> None:
+    """Draw what the figures suffice for."""
+    known = {found.name: found for found in comparisons}
+    directory.mkdir(exist_ok=True)
+    if sweeps := [found for name, found in known.items() if _is_growth(name)]:
+        _growth(sweeps, directory / "performance-growth.svg")
+    if "notification" in known and "event" in known:
+        pair = [known["notification"], known["event"]]
+        _latency(pair, directory / "performance-latency.svg")
+
+
+def _is_growth(name: str) -> bool:
+    return name.startswith("sweep-") and name.endswith("-half-small")
+
+
+def _growth(sweeps: Iterable[Comparison], path: Path) -> None:
+    points: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for found in sweeps:
+        _, kind, files, _, _ = found.name.split("-")
+        for subject, values in found.series.items():
+            subjects = points.setdefault(kind, {})
+            subjects.setdefault(subject, []).append((int(files), median(values)))
+    figure, axes = pyplot.subplots(
+        1, len(points), figsize=(3.3 * len(points), 3.2), sharex=True, sharey=True, squeeze=False
+    )
+    for axis, (kind, subjects) in zip(axes[0], points.items(), strict=True):
+        for subject, color in COLORS.items():
+            line = sorted(subjects.get(subject, ()))
+            axis.plot(
+                [files for files, _ in line],
+                [seconds for _, seconds in line],
+                marker="o",
+                markersize=4,
+                linewidth=2.2 if subject == OURS else 1.4,
+                color=color,
+                label=subject,
+            )
+        axis.set(
+            xscale="log", yscale="log", title=KINDS[kind], xlabel="files, half of them residue"
+        )
+    axes[0][0].set_ylabel("seconds for one sweep")
+    figure.legend(
+        *axes[0][0].get_legend_handles_labels(), loc="lower center", ncol=4, frameon=False
+    )
+    _save(figure, path, bottom=0.08)
+
+
+def _latency(comparisons: Sequence[Comparison], path: Path) -> None:
+    figure, axes = pyplot.subplots(1, len(comparisons), figsize=(10, 3.4))
+    for axis, found in zip(axes, comparisons, strict=True):
+        peers = iter(PEER_COLORS)
+        for subject, values in found.series.items():
+            ordered = sorted(values)
+            shares = [100 * (number + 1) / len(ordered) for number in range(len(ordered))]
+            ours = subject.startswith(OURS)
+            axis.plot(
+                ordered,
+                shares,
+                linewidth=2.2 if subject == OURS else 1.4,
+                linestyle="--" if ours and subject != OURS else "-",
+                color=COLORS[OURS] if ours else next(peers),
+                label=subject,
+            )
+        axis.set(xscale="log", title=found.title, xlabel="milliseconds")
+        ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if _near(tick, found)]
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.minorticks_off()
+        axis.legend(frameon=False, loc="best")
+    axes[0].set_ylabel("% of files gone")
+    _save(figure, path)
+
+
+def _near(tick: float, found: Comparison) -> bool:
+    values = [value for values in found.series.values() for value in values]
+    return min(values) / 2 < tick < max(values) * 2
+
+
+def _save(figure: Any, path: Path, bottom: float = 0.0) -> None:
+    figure.tight_layout(rect=(0, bottom, 1, 1))
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+    text = path.read_text()
+    path.write_text("\n".join(line.rstrip() for line in text.splitlines()) + "\n")
