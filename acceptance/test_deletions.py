@@ -188,6 +188,7 @@ def test_after_the_import(hosts: list[Host]) -> None:
     here.client.stage(image, payload.raw())
     here.client.start_import(image, "glance-direct")
     here.client.wait_status(image, "active")
+    here.wait_unlocked(image)
     there.client.delete(image)
     here.wait_empty(image)
     assert not here.removed(image)
