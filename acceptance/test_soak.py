@@ -2,11 +2,9 @@
 """Many clients for a long time on two hosts, with the broker and the database failing."""
 
 import os
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -17,6 +15,7 @@ from acceptance.resources import MIB, Resources
 from acceptance.soak import FAULTS, Image, SoakClient
 from acceptance.source import Source
 from acceptance.timings import TIMINGS
+from tests.conftest import running
 from tests.services import MariaDB, RabbitMQ
 from tests.services.waiting import wait_for
 from watcher.staging import image_id
@@ -31,25 +30,13 @@ MORE_DESCRIPTORS = 4
 @pytest.fixture
 def broker() -> Iterator[RabbitMQ]:
     """One that nobody else misses."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
-        server = RabbitMQ(Path(directory))
-        try:
-            server.start()
-            yield server
-        finally:
-            server.stop()
+    yield from running(RabbitMQ)
 
 
 @pytest.fixture
 def database() -> Iterator[MariaDB]:
     """One that nobody else misses."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
-        server = MariaDB(Path(directory))
-        try:
-            server.start()
-            yield server
-        finally:
-            server.stop()
+    yield from running(MariaDB)
 
 
 @pytest.fixture
