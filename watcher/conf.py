@@ -67,6 +67,22 @@ watcher_opts = [
         "same over restarts: watchers with the same pool share one queue, and each of them "
         "misses a part of the deletions.",
     ),
+    cfg.HostAddressOpt(
+        "metrics_host",
+        default="127.0.0.1",
+        help="Address on which metrics (/metrics, for Prometheus) and health (/healthz, /readyz) "
+        "are served, if metrics_port is set. They tell no secrets, but need no password either.",
+    ),
+    cfg.PortOpt(
+        "metrics_port",
+        default=0,
+        help="Port for metrics and health; 0: none are served.",
+    ),
+    cfg.StrOpt(
+        "audit_log",
+        help="File to which one line of JSON is appended for each file that was removed. The "
+        "usual tools may rotate it. Default: none is written.",
+    ),
 ]
 
 glance_opts = [

@@ -18,17 +18,22 @@ class Fault:
 
     def __init__(self, log: BaseLoggerAdapter, began: str, ended: str) -> None:
         self._log, self._began, self._ended = log, began, ended
-        self._causes: set[str] = set()
+        self._causes: frozenset[str] = frozenset()  # replaced, never changed: others read it
 
     @property
     def active(self) -> bool:
         """Whether it lasts."""
         return bool(self._causes)
 
+    @property
+    def cause(self) -> str | None:
+        """What put it out of order, in one line; None while it is in order."""
+        return "; ".join(sorted(self._causes)) or None
+
     def begin(self, cause: str) -> None:
         """It is out of order; each cause is told once."""
         if cause not in self._causes:
-            self._causes.add(cause)
+            self._causes |= {cause}
             try:
                 # oslo.log adds the exception in hand to a line, and so the cause a second time;
                 # it doesn't for exceptions of this kind.
@@ -40,7 +45,7 @@ class Fault:
         """It is in order; True when it wasn't."""
         if not self._causes:
             return False
-        self._causes.clear()
+        self._causes = frozenset()
         self._log.info(self._ended)
         return True
 

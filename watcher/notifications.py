@@ -98,6 +98,11 @@ class Notifications:
             "Notifications can be received again",
         )
 
+    @property
+    def condition(self) -> str | None:
+        """Why no notifications come in; None while they do."""
+        return self._fault.cause or (None if self._listened else "not connected yet")
+
     def start(self) -> None:
         """Connect, and say when Glance sends nothing."""
         _warn_if_not_sent(self._conf)

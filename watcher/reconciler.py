@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 
 from oslo_log import log
 
+from watcher.account import Trigger
 from watcher.cleaner import Cleaner, Outcome
 from watcher.events import FileEvents
 from watcher.faults import Fault, backoff
 from watcher.images import DatabaseError, Images
 from watcher.staging import Identity, Staging
 from watcher.verdict import recheck_delay
-from watcher.workqueue import Directory, File, Image, Key, Sweep, WorkQueue
+from watcher.workqueue import Directory, File, Image, Key, Sweep, Waiting, WorkQueue
 
 LOG = log.getLogger(__name__)
 
@@ -60,6 +61,15 @@ class Reconciler:
             "File events of the staging directory arrive again",
         )
 
+    @property
+    def faults(self) -> Mapping[str, Fault]:
+        """What can be out of order, by the part of the watcher."""
+        return {
+            "database": self._database_fault,
+            "directory": self._directory_fault,
+            "file_events": self._events_fault,
+        }
+
     def run(self) -> None:
         """Work until the queue is closed."""
         self._queue.put(Sweep())
@@ -69,7 +79,7 @@ class Reconciler:
             if Sweep() in keys:
                 self._on_swept()
 
-    def _reconcile(self, keys: Mapping[Key, int]) -> None:
+    def _reconcile(self, keys: Mapping[Key, Waiting]) -> None:
         try:
             with self._staging:
                 if self._follow() or Sweep() in keys:
@@ -88,8 +98,8 @@ class Reconciler:
         if Directory() in keys:
             self._queue.put(Directory(), delay=CHECK_INTERVAL)
 
-    def _try_again(self, keys: Mapping[Key, int]) -> None:
-        attempt = keys.get(Sweep(), 0) + 1
+    def _try_again(self, keys: Mapping[Key, Waiting]) -> None:
+        attempt = (keys[Sweep()].attempt if Sweep() in keys else 0) + 1
         delay = backoff(attempt)
         LOG.debug("Next try in %.2f s", delay)
         self._queue.put(Sweep(), delay=delay, attempt=attempt)
@@ -126,7 +136,7 @@ class Reconciler:
             cause += "; see fs.inotify.max_user_instances and max_user_watches"
         self._events_fault.begin(cause)
 
-    def _sweep(self, keys: Mapping[Key, int]) -> None:
+    def _sweep(self, keys: Mapping[Key, Waiting]) -> None:
         if self._database_fault.active or not self._checked:
             self._images.check()
             self._checked = True
@@ -135,25 +145,36 @@ class Reconciler:
         self._directory_fault.end()
         self._events.swept()
         # The files of deleted images are gone now; what is left is for their rows to show it.
-        self._clean({key: tries for key, tries in keys.items() if isinstance(key, Image)})
+        self._clean({key: waiting for key, waiting in keys.items() if isinstance(key, Image)})
         self._queue.put(Sweep(), delay=self._sweep_interval)
 
     def _clean_events(self, done: int, count: int) -> None:
         self._clean(self._queue.take_events())
 
-    def _clean(self, keys: Mapping[Key, int]) -> None:
-        names = dict.fromkeys(
-            key.name for key in keys if isinstance(key, File) and self._staging.saw(key.name)
-        )
-        notified = {key.id: attempt for key, attempt in keys.items() if isinstance(key, Image)}
-        for key in notified:
-            names |= dict.fromkeys(self._staging.files_of(key))
-        self._recheck(self._cleaner.clean(list(names), notified.keys()), notified)
+    def _clean(self, keys: Mapping[Key, Waiting]) -> None:
+        files: dict[Trigger, dict[str, float]] = {Trigger.FILE_EVENT: {}, Trigger.RECHECK: {}}
+        notified: dict[str, Waiting] = {}
+        for key, waiting in keys.items():
+            if isinstance(key, Image):
+                notified[key.id] = waiting
+            elif isinstance(key, File) and self._staging.saw(key.name):
+                trigger = Trigger.RECHECK if waiting.attempt else Trigger.FILE_EVENT
+                files[trigger][key.name] = waiting.since
+        for trigger, names in files.items():
+            self._recheck(self._cleaner.clean(names, trigger), {})
+        names = {
+            name: waiting.since
+            for found, waiting in notified.items()
+            for name in self._staging.files_of(found)
+        }
+        outcome = self._cleaner.clean(names, Trigger.NOTIFICATION, notified=notified.keys())
+        self._recheck(outcome, notified)
 
-    def _recheck(self, outcome: Outcome, attempts: Mapping[str, int]) -> None:
+    def _recheck(self, outcome: Outcome, notified: Mapping[str, Waiting]) -> None:
         for name, delay in outcome.young.items():
-            self._queue.put(File(name), delay=delay)
-        for key in outcome.lagging:
-            attempt = attempts.get(key, 0) + 1
+            self._queue.put(File(name), delay=delay, attempt=1)
+        for found in outcome.lagging:
+            waiting = notified[found]
+            attempt = waiting.attempt + 1
             if (wait := recheck_delay(attempt)) is not None:
-                self._queue.put(Image(key), delay=wait, attempt=attempt)
+                self._queue.put(Image(found), delay=wait, attempt=attempt, since=waiting.since)

@@ -10,6 +10,7 @@ from oslo_config import cfg
 from oslo_log import log
 from oslo_service import systemd
 
+from watcher.account import Account
 from watcher.cleaner import Cleaner
 from watcher.conf import GROUP, ConfigError, database_url, staging_path
 from watcher.events import FileEvents
@@ -32,6 +33,7 @@ class Service:
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         options = conf[GROUP]
+        self.account = Account()
         self._queue = WorkQueue()
         self._staging = open_staging(conf)
         self._images = Images(database_url(conf))
@@ -41,7 +43,11 @@ class Service:
             staging=self._staging,
             images=self._images,
             cleaner=new_cleaner(
-                conf, self._staging, self._images, stopping=lambda: self._queue.closed
+                conf,
+                self._staging,
+                self._images,
+                account=self.account,
+                stopping=lambda: self._queue.closed,
             ),
             events=self._events,
             sweep_interval=options.sweep_interval,
@@ -71,6 +77,13 @@ class Service:
         if not self._thread.is_alive():
             self._events.stop()
             self._images.close()
+
+    def conditions(self) -> dict[str, str | None]:
+        """Parts of the watcher, each with the cause of its fault, None while it is in order."""
+        parts = {part: fault.cause for part, fault in self._reconciler.faults.items()}
+        if self._notifications is not None:
+            parts["notifications"] = self._notifications.condition
+        return parts
 
     def _run(self) -> None:
         try:
@@ -105,7 +118,12 @@ def open_staging(conf: cfg.ConfigOpts) -> Staging:
 
 
 def new_cleaner(
-    conf: cfg.ConfigOpts, staging: Staging, images: Images, **more: Callable[[], bool]
+    conf: cfg.ConfigOpts,
+    staging: Staging,
+    images: Images,
+    *,
+    account: Account | None = None,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> Cleaner:
     """A cleaner with the limits of the configuration."""
     options = conf[GROUP]
@@ -114,7 +132,8 @@ def new_cleaner(
         images,
         absent_grace=options.absent_grace,
         max_absent_removals=options.max_absent_removals,
-        **more,
+        account=account,
+        stopping=stopping,
     )
 
 

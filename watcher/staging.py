@@ -205,10 +205,11 @@ class Staging:
         except FileNotFoundError:
             return None
 
-    def remove(self, name: str, judged: os.stat_result | None = None) -> None:
+    def remove(self, name: str, judged: os.stat_result | None = None) -> int:
         """Remove a regular file; one that is gone already is a success.
 
         :param judged: status on which the verdict rests; the file must still be that very one
+        :returns: bytes on disk that it held
         :raises FileChangedError: the file, or the staging directory, isn't the judged one
         :raises OSError: it can't be removed; names the full path
         """
@@ -227,9 +228,10 @@ class Staging:
             else:
                 os.unlink(name, dir_fd=self.descriptor)
         except FileNotFoundError:
-            return
+            return 0
         except OSError as error:
             raise OSError(error.errno, error.strerror, self.full_path(name)) from None
+        return now.st_blocks * 512
 
     def _is_in_place(self) -> bool:
         try:

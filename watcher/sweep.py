@@ -7,9 +7,10 @@ from collections.abc import Iterable
 
 from oslo_config import cfg
 
-from watcher.cleaner import Cleaner, Decision
+from watcher.cleaner import Cleaner
 from watcher.conf import ConfigError, database_url
 from watcher.images import Images
+from watcher.judge import Decision
 from watcher.service import new_cleaner, open_staging
 from watcher.staging import Staging
 from watcher.verdict import Verdict

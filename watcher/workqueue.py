@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,17 @@ class Directory:
 Key = Sweep | Image | File | Directory
 
 
+class Waiting(NamedTuple):
+    """What is kept of a key that waits.
+
+    :param attempt: the taker's count of rechecks, 0 for a new event
+    :param since: moment of the queue's clock at which the event came
+    """
+
+    attempt: int
+    since: float
+
+
 class WorkQueue:
     """Keys that wait, each once, some of them until a later time.
 
@@ -47,8 +59,8 @@ class WorkQueue:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._changed = threading.Condition()
-        self._ready: dict[Key, int] = {}
-        self._due: dict[Key, tuple[float, int]] = {}
+        self._ready: dict[Key, Waiting] = {}
+        self._due: dict[Key, tuple[float, Waiting]] = {}
         self._heap: list[tuple[float, int, Key]] = []
         self._sequence = 0
         self._closed = False
@@ -58,30 +70,37 @@ class WorkQueue:
         """Whether the queue was closed: the taker ends what it has in hand and stops."""
         return self._closed
 
-    def put(self, key: Key, *, delay: float = 0.0, attempt: int = 0) -> None:
+    def put(
+        self, key: Key, *, delay: float = 0.0, attempt: int = 0, since: float | None = None
+    ) -> None:
         """Put a key, to be taken now or ``delay`` seconds from now.
 
-        A key that waits already keeps the earlier of the two times. ``attempt`` comes back
-        with the key: the taker's count of rechecks, 0 for a new event.
+        A key that waits already keeps the earlier of the two times. ``attempt`` and ``since``
+        (default: now) come back with the key, the least of each.
         """
         with self._changed:
-            if key in self._ready:
-                self._ready[key] = min(self._ready[key], attempt)
+            now = self._clock()
+            waiting = Waiting(attempt, now if since is None else since)
+            ready = self._ready.get(key)
+            if ready is not None:
+                self._ready[key] = Waiting(
+                    min(ready.attempt, attempt), min(ready.since, waiting.since)
+                )
                 return
             if delay <= 0:
                 self._due.pop(key, None)
-                self._ready[key] = attempt
+                self._ready[key] = waiting
             else:
-                due = self._clock() + delay
+                due = now + delay
                 if key in self._due and self._due[key][0] <= due:
                     return
-                self._due[key] = (due, attempt)
+                self._due[key] = (due, waiting)
                 self._sequence += 1
                 heapq.heappush(self._heap, (due, self._sequence, key))
             self._changed.notify()
 
-    def take(self) -> dict[Key, int]:
-        """Wait for keys that are due; take all of them, each with its attempt.
+    def take(self) -> dict[Key, Waiting]:
+        """Wait for keys that are due; take all of them.
 
         Empty once the queue is closed.
         """
@@ -94,15 +113,20 @@ class WorkQueue:
                 self._changed.wait(timeout)
             return {}
 
-    def take_events(self) -> dict[Key, int]:
+    def take_events(self) -> dict[Key, Waiting]:
         """Take the images and files that are due, without waiting; sweeps stay."""
         with self._changed:
             if self._closed:
                 return {}
             self._promote()
             taken = self._take_ready()
-            self._ready = {k: a for k, a in taken.items() if not isinstance(k, Image | File)}
-            return {k: a for k, a in taken.items() if k not in self._ready}
+            self._ready = {k: w for k, w in taken.items() if not isinstance(k, Image | File)}
+            return {k: w for k, w in taken.items() if k not in self._ready}
+
+    @property
+    def depth(self) -> int:
+        """Number of keys that are due or wait for their time."""
+        return len(self._ready) + len(self._due)
 
     def close(self) -> None:
         """Wake the taker for the last time; nothing more is handed out."""
@@ -110,7 +134,7 @@ class WorkQueue:
             self._closed = True
             self._changed.notify()
 
-    def _take_ready(self) -> dict[Key, int]:
+    def _take_ready(self) -> dict[Key, Waiting]:
         taken, self._ready = self._ready, {}
         return taken
 

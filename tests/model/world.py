@@ -185,12 +185,12 @@ class JudgedStaging(Staging):
         count, batches = super().listing()
         return count, (sorted(batch) for batch in batches)
 
-    def remove(self, name: str, judged: os.stat_result | None = None) -> None:
+    def remove(self, name: str, judged: os.stat_result | None = None) -> int:
         """Remove; whatever vanishes is told."""
         assert not self._world.stopping, f"{name} is to be removed after the stop"
         _one_of(self._world.at_removals)
         try:
-            super().remove(name, judged)
+            return super().remove(name, judged)
         finally:
             for gone in self._world.entries.keys() - self._world.listing():
                 self._world.judge(gone)
@@ -208,7 +208,7 @@ class CountedCleaner(Cleaner):
             stopping=lambda: world.stopping,
         )
         self._world = world
-        self._clock = ModelClock(world)
+        self._judge.clock = ModelClock(world)
 
     def sweep(self, between: Callable[[int, int], None] = lambda done, count: None) -> Outcome:
         """A sweep begins; the brake is let go."""

@@ -14,6 +14,7 @@ import pytest
 from tests.services import Images as GlanceImages
 from watcher import cleaner as cleaner_module
 from watcher import staging as staging_module
+from watcher.account import Trigger
 from watcher.cleaner import Cleaner, Outcome
 from watcher.images import DatabaseError, Images, ImageState
 from watcher.staging import FileChangedError, Staging
@@ -80,6 +81,10 @@ def debug(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="watcher")
 
 
+def told(*names: str) -> dict[str, float]:
+    return dict.fromkeys(names, 0.0)
+
+
 def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
     return [(record.levelname, record.getMessage()) for record in caplog.records]
 
@@ -91,7 +96,7 @@ def counts(outcome: Outcome) -> tuple[int, int, int]:
 def test_an_empty_directory_says_nothing(host: Host, caplog: pytest.LogCaptureFixture) -> None:
     assert counts(host.sweep()) == (0, 0, 0)
     with host.staging:
-        assert counts(host.cleaner().clean([])) == (0, 0, 0)
+        assert counts(host.cleaner().clean({}, Trigger.FILE_EVENT)) == (0, 0, 0)
     assert not caplog.records
 
 
@@ -177,7 +182,7 @@ def test_young_files_of_absent_images_wait(host: Host, monkeypatch: pytest.Monke
     cleaner = host.cleaner(absent_grace=60)
     ages = {young: 20.0, old: 61.0}
     inodes = {(host.path / name).stat().st_ino: age for name, age in ages.items()}
-    monkeypatch.setattr(cleaner._clock, "age", lambda status: inodes[status.st_ino])
+    monkeypatch.setattr(cleaner._judge.clock, "age", lambda status: inodes[status.st_ino])
     with host.staging:
         outcome = cleaner.sweep()
     assert counts(outcome) == (1, 1, 0)
@@ -209,7 +214,7 @@ def test_a_file_that_comes_of_age_between_the_looks_waits_for_its_second_read(
     host.stage(image)
     cleaner = host.cleaner(absent_grace=60)
     ages = iter([59.999, 60.001])
-    monkeypatch.setattr(cleaner._clock, "age", lambda status: next(ages))
+    monkeypatch.setattr(cleaner._judge.clock, "age", lambda status: next(ages))
     with host.staging:
         assert counts(cleaner.sweep()) == (0, 1, 0)
 
@@ -253,7 +258,9 @@ def test_the_brake_on_absent_images(host: Host, caplog: pytest.LogCaptureFixture
     with host.staging:
         assert counts(cleaner.sweep()) == (3, 3, 0)
         assert deleted not in host.left
-        assert counts(cleaner.clean(sorted(host.left))) == (0, 3, 0), "no more till next sweep"
+        assert counts(cleaner.clean(told(*sorted(host.left)), Trigger.FILE_EVENT)) == (0, 3, 0), (
+            "no more till next sweep"
+        )
         errors = [text for level, text in lines(caplog) if level == "ERROR"]
         assert len(errors) == 1 and "max_absent_removals" in errors[0]
         assert counts(cleaner.sweep()) == (2, 1, 0)
@@ -307,7 +314,9 @@ def test_a_live_row_of_a_notified_image_is_lagging(host: Host) -> None:
     host.glance.insert(image.upper(), other)
     host.stage(image.upper(), other)
     with host.staging:
-        outcome = host.cleaner().clean([image.upper(), other], {image, other[:-1]})
+        outcome = host.cleaner().clean(
+            told(image.upper(), other), Trigger.NOTIFICATION, notified={image, other[:-1]}
+        )
     assert counts(outcome) == (0, 2, 0)
     assert outcome.lagging == {image}
 
@@ -376,7 +385,7 @@ def test_the_plan_removes_nothing_and_says_why(host: Host) -> None:
     host.stage("foo", live, deleted, absent, young)
     cleaner = host.cleaner(absent_grace=60)
     old = (host.path / absent).stat().st_ino
-    cleaner._clock.age = lambda status: 61.0 if status.st_ino == old else 1.0  # type: ignore[method-assign]
+    cleaner._judge.clock.age = lambda status: 61.0 if status.st_ino == old else 1.0  # type: ignore[method-assign]
     with host.staging:
         decided = {decision.name: decision for decision in cleaner.plan()}
     assert {name: decision.verdict for name, decision in decided.items()} == {
@@ -406,7 +415,7 @@ def test_the_plan_says_what_the_brake_holds_back(
     host.stage(*(new_id() for _ in range(4)))
     cleaner = host.cleaner(absent_grace=60, max_absent_removals=2)
     ages = iter([10.0, 70.0, 70.0, 70.0])
-    monkeypatch.setattr(cleaner._clock, "age", lambda status: next(ages))
+    monkeypatch.setattr(cleaner._judge.clock, "age", lambda status: next(ages))
     with host.staging:
         reasons = [decision.reason for decision in cleaner.plan()]
     assert reasons == [
@@ -423,7 +432,9 @@ def test_the_brake_holds_before_the_first_sweep_too(
     absent = [new_id() for _ in range(3)]
     host.stage(*absent)
     with host.staging:
-        assert counts(host.cleaner(max_absent_removals=2).clean(absent)) == (2, 1, 0)
+        assert counts(
+            host.cleaner(max_absent_removals=2).clean(told(*absent), Trigger.RECHECK)
+        ) == (2, 1, 0)
     assert [text for level, text in lines(caplog) if level == "ERROR"] == [
         "No more than 2 files of images that are not in the database are removed from one sweep "
         "to the next; the others stay. If [database] connection is the right database, raise "
@@ -440,10 +451,10 @@ def test_what_cannot_be_removed_does_not_use_the_brake_up(
     monkeypatch.setattr(host.staging, "listing", lambda: (6, [[*stuck, *absent]]))
     remove = host.staging.remove
 
-    def refuse(name: str, judged: os.stat_result | None = None) -> None:
+    def refuse(name: str, judged: os.stat_result | None = None) -> int:
         if name in stuck:
             raise FileChangedError(name) if how == "changes" else PermissionError(1, "no", name)
-        remove(name, judged)
+        return remove(name, judged)
 
     monkeypatch.setattr(host.staging, "remove", refuse)
     cleaner = host.cleaner(max_absent_removals=2)
@@ -466,7 +477,7 @@ def test_only_what_may_go_has_a_second_read(host: Host, monkeypatch: pytest.Monk
     cleaner = host.cleaner(absent_grace=60)
     old_inode = (host.path / old).stat().st_ino
     monkeypatch.setattr(
-        cleaner._clock, "age", lambda status: 61.0 if status.st_ino == old_inode else 1.0
+        cleaner._judge.clock, "age", lambda status: 61.0 if status.st_ino == old_inode else 1.0
     )
     asked: list[set[str]] = []
     second_read = host.images.states_in_any_case
@@ -488,7 +499,7 @@ def test_a_file_just_of_age_has_its_second_read(
     host.glance.insert(image)
     host.stage(image.upper())
     cleaner = host.cleaner(absent_grace=60)
-    monkeypatch.setattr(cleaner._clock, "age", lambda status: 60.0)
+    monkeypatch.setattr(cleaner._judge.clock, "age", lambda status: 60.0)
     with host.staging:
         assert counts(cleaner.sweep()) == (0, 1, 0)
 
@@ -502,8 +513,8 @@ def test_a_failure_after_a_removal_is_an_error_line_again(
     with host.staging:
         for _ in range(2):
             (host.path / image).mkdir()
-            assert counts(cleaner.clean([image])) == (0, 0, 1)
+            assert counts(cleaner.clean(told(image), Trigger.FILE_EVENT)) == (0, 0, 1)
             (host.path / image).rmdir()
             host.stage(image)
-            assert counts(cleaner.clean([image])) == (1, 0, 0)
+            assert counts(cleaner.clean(told(image), Trigger.FILE_EVENT)) == (1, 0, 0)
     assert [level for level, text in lines(caplog) if text.startswith("Failed")] == ["ERROR"] * 2

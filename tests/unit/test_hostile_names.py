@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.services import Images as GlanceImages
+from watcher.account import Trigger
 from watcher.cleaner import Cleaner
 from watcher.images import Images
 from watcher.staging import Staging
@@ -63,6 +64,6 @@ def test_names(images: Images, swept: set[bytes], told_of: set[bytes]) -> None:
             assert set(os.listdir(directory)) == left_of(swept)
             for name in told_of:
                 open(os.path.join(directory, name), "wb").close()
-            cleaner.clean([os.fsdecode(name) for name in told_of])
-            cleaner.clean(staging.files_of(DEAD))
+            cleaner.clean({os.fsdecode(name): 0.0 for name in told_of}, Trigger.FILE_EVENT)
+            cleaner.clean(dict.fromkeys(staging.files_of(DEAD), 0.0), Trigger.NOTIFICATION)
         assert set(os.listdir(directory)) == left_of(swept | told_of)

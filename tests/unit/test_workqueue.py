@@ -4,12 +4,16 @@ import time
 
 import pytest
 
-from watcher.workqueue import Directory, File, Image, Key, Sweep, WorkQueue
+from watcher.workqueue import Directory, File, Image, Key, Sweep, Waiting, WorkQueue
 
 
 @pytest.fixture
 def queue() -> WorkQueue:
     return WorkQueue()
+
+
+def attempts(taken: dict[Key, Waiting]) -> dict[Key, int]:
+    return {key: waiting.attempt for key, waiting in taken.items()}
 
 
 def test_keys_of_different_kinds_differ() -> None:
@@ -26,15 +30,15 @@ def test_taken_keys_can_be_put_again(queue: WorkQueue) -> None:
     queue.put(Sweep())
     queue.take()
     queue.put(Sweep())
-    assert queue.take() == {Sweep(): 0}
+    assert attempts(queue.take()) == {Sweep(): 0}
 
 
 def test_a_delayed_key_comes_when_it_is_due_and_not_before(queue: WorkQueue) -> None:
     begun = time.monotonic()
     queue.put(Sweep(), delay=0.05, attempt=3)
     queue.put(File("now"))
-    assert queue.take() == {File("now"): 0}
-    assert queue.take() == {Sweep(): 3}
+    assert attempts(queue.take()) == {File("now"): 0}
+    assert attempts(queue.take()) == {Sweep(): 3}
     assert time.monotonic() - begun >= 0.05
 
 
@@ -42,15 +46,15 @@ def test_a_delayed_key_comes_when_it_is_due_and_not_before(queue: WorkQueue) -> 
 def test_the_earlier_time_holds(queue: WorkQueue, delays: tuple[float, float]) -> None:
     for delay in delays:
         queue.put(Sweep(), delay=delay)
-    assert queue.take() == {Sweep(): 0}
+    assert attempts(queue.take()) == {Sweep(): 0}
     queue.put(File("next"))
-    assert queue.take() == {File("next"): 0}, "the later time was forgotten"
+    assert attempts(queue.take()) == {File("next"): 0}, "the later time was forgotten"
 
 
 def test_a_new_event_starts_the_attempts_anew(queue: WorkQueue) -> None:
     queue.put(Image("a"), attempt=5)
     queue.put(Image("a"))
-    assert queue.take() == {Image("a"): 0}
+    assert attempts(queue.take()) == {Image("a"): 0}
 
 
 def test_delayed_keys_come_in_order_of_time(queue: WorkQueue) -> None:
@@ -78,7 +82,7 @@ def test_put_wakes_the_taker(queue: WorkQueue) -> None:
 
 
 def test_close_wakes_the_taker_with_nothing(queue: WorkQueue) -> None:
-    taken: list[dict[Key, int]] = []
+    taken: list[dict[Key, Waiting]] = []
     queue.put(Sweep(), delay=60)
     taker = threading.Thread(target=lambda: taken.append(queue.take()))
     taker.start()
@@ -112,8 +116,8 @@ def clock(queue: WorkQueue) -> FakeClock:
 def test_the_taker_sleeps_until_the_next_key_is_due(queue: WorkQueue, clock: FakeClock) -> None:
     queue.put(File("b"), delay=7)
     queue.put(File("a"), delay=5)
-    assert queue.take() == {File("a"): 0}
-    assert queue.take() == {File("b"): 0}
+    assert attempts(queue.take()) == {File("a"): 0}
+    assert attempts(queue.take()) == {File("b"): 0}
     assert clock.waited == [5, 2]
 
 
@@ -145,7 +149,7 @@ def test_when_a_key_comes_and_with_which_attempt(
                 queue.put(File("a"), delay=delay, attempt=attempt)
         taken = queue.take_events()
         if File("a") in taken:
-            came[clock.now] = taken[File("a")]
+            came[clock.now] = taken[File("a")].attempt
     assert came == due
 
 
@@ -156,3 +160,19 @@ def test_keys_due_at_the_same_time_come_in_the_order_in_which_they_were_put(
     for key in keys:
         queue.put(key, delay=5)
     assert list(queue.take()) == keys
+
+
+def test_the_moment_of_the_first_event_comes_back_with_a_key() -> None:
+    now = 100.0
+    queue = WorkQueue(lambda: now)
+    queue.put(Image("a"))
+    queue.put(Image("b"), attempt=2, since=90.0)
+    queue.put(File("later"), delay=5.0)
+    now = 103.0
+    queue.put(Image("a"))
+    queue.put(Image("b"))
+    assert queue.depth == 3
+    assert queue.take() == {Image("a"): Waiting(0, 100.0), Image("b"): Waiting(0, 90.0)}
+    now = 105.0
+    assert queue.take() == {File("later"): Waiting(0, 100.0)}
+    assert queue.depth == 0
