@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from benchmarks import events, notifications, pictures, processes, report, sweep
+from benchmarks import events, huge, notifications, pictures, processes, report, scale, sweep
 from benchmarks.figures import Comparison
 from benchmarks.site import ROOT, Site
 
@@ -17,7 +17,8 @@ MEASUREMENTS: dict[str, Callable[[Site], Iterable[Comparison]]] = {
     "idle": processes.idle,
     "start": processes.start,
     "write": processes.big_write,
-    "memory": processes.sweep_memory,
+    "huge": huge.measure,
+    "scale": scale.measure,
     "events": events.measure,
     "notifications": notifications.latency,
     "drain": notifications.drain,

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The program as a process: at rest, at its start, beside a huge write, and its memory."""
+"""The program as a process: at rest, at its start, and beside a huge write."""
 
 import functools
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
 
 from benchmarks import proc
 from benchmarks.bus import Listening
@@ -141,49 +140,3 @@ def big_write(site: Site) -> list[Comparison]:
     for pid in pids.values():
         os.kill(pid, 9)
     return [wakeups, cpu, data]
-
-
-def sweep_memory(site: Site) -> list[Comparison]:
-    """The most memory that a sweep by the program takes, MariaDB, half residue."""
-    database = site.database("mariadb")
-    fill(database, 100_000)
-    sizes = (1_000, 10_000) if site.quick else (10_000, 100_000)
-    return [_memory(site, database, count, 2) for count in sizes]
-
-
-def _memory(site: Site, database: str, count: int, rounds: int) -> Comparison:
-    directory = site.new_directory("memory")
-    config, staging = str(site.configure(directory, database)), directory / "staging"
-    live = some(database, count // 2, deleted=False)
-    dead = some(database, count // 2, deleted=True)
-    (names := directory / "names").write_text("\n".join(dead))
-    found = Comparison(f"memory-{count}", f"sweep of {count:,} files: most resident memory", "MB")
-    script = (
-        "import sys; from watcher.cli import main; from benchmarks.proc import memory\n"
-        "main(['sweep', '--config-file', sys.argv[1]]); print(memory('self', 'VmHWM'))"
-    )
-
-    def ours() -> None:
-        stage(staging, [*live, *dead])
-        command: Sequence[str] = [sys.executable, "-c", script, config]
-        out = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True)
-        found.add(OURS, float(out.stdout.split()[-1]))
-
-    def peer(subject: str, name: str) -> None:
-        if subject == "glance" and count > 10_000:
-            return
-        stage(staging, [*live, *dead])
-        process = site.peer("sweep", subject, config, database, str(staging))
-        process.ask(str(names))
-        found.add(name, proc.memory(process.process.pid, "VmHWM"))
-        process.close()
-
-    subjects: list[Callable[[], None]] = [
-        ours,
-        functools.partial(peer, "tight", "scandir + IN + unlink"),
-    ]
-    in_turn(rounds, *subjects)
-    if count == 10_000:
-        peer("glance", GLANCE)
-    found.bound("MB", 90)
-    return found

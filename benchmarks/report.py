@@ -44,7 +44,11 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
             )
     subjects = list(dict.fromkeys(subject for found in sweeps for subject in found.series))
     peers = [subject for subject in subjects if subject != OURS]
-    lines += ["", "Sweeps: seconds, median (min to max), and as a multiple of the watcher's", ""]
+    lines += [
+        "",
+        "Sweeps: seconds, median (min to max, n runs), and as a multiple of the watcher's",
+        "",
+    ]
     lines.append(f"| | {' | '.join([OURS, *peers])} |")
     lines.append("|---" + "|--:" * (1 + len(peers)) + "|")
     for found in sweeps:
@@ -93,10 +97,10 @@ def embed(comparisons: Sequence[Comparison], document: Path) -> None:
 def _spread(comparison: Comparison, subject: str) -> str:
     if not (values := comparison.series.get(subject)):
         return ""
-    extremes = f" ({number(min(values))} to {number(max(values))})" if len(values) > 1 else ""
+    extremes = f"{number(min(values))} to {number(max(values))}, " if len(values) > 1 else ""
     ratio = comparison.ratio(subject, OURS)
     multiple = f"; {number(ratio)} x" if ratio and subject != OURS else ""
-    return f"{number(median(values))}{extremes}{multiple}"
+    return f"{number(median(values))} ({extremes}n={len(values)}){multiple}"
 
 
 def _cells(comparison: Comparison, subject: str, values: list[float]) -> list[str]:

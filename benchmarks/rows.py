@@ -40,7 +40,7 @@ def fill(url: str, rows: int, start: int = 0) -> None:
         # time stamps are written as text, which PostgreSQL takes for a literal only in VALUES
         select = select.replace(f"'{NOW}'", f"timestamp '{NOW}'")
         connection.exec_driver_sql(f"INSERT INTO images ({COLUMNS}) {select} {source}")
-        analyze = "ANALYZE images" if backend == "postgresql" else "ANALYZE TABLE images"
+        analyze = "VACUUM ANALYZE images" if backend == "postgresql" else "ANALYZE TABLE images"
         connection.exec_driver_sql(analyze)
 
 

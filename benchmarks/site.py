@@ -163,13 +163,14 @@ def new_ids(count: int) -> list[str]:
     return [str(uuid.uuid4()) for _ in range(count)]
 
 
-def stage(directory: Path, names: Sequence[str]) -> None:
+def stage(directory: Path, names: Sequence[str], data: bytes = FILE) -> None:
     """Write those files that aren't there, and have their blocks on the disk."""
     present = set(os.listdir(directory))
     for name in names:
         if name not in present:
             held = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-            os.write(held, FILE)
+            if data:
+                os.write(held, data)
             os.close(held)
     os.sync()
 

@@ -38,13 +38,9 @@ _POSTGRESQL_LIMITS = (
 _DRIVERS = {"mysql": "pymysql", "mariadb": "pymysql", "postgresql": "psycopg", "sqlite": "pysqlite"}
 _MODULES = {"mysqldb": "MySQLdb", "pysqlite": "sqlite3", "mysqlconnector": "mysql.connector"}
 
-_images = sa.table("images", sa.column("id", sa.String), sa.column("deleted"))
-_ids: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
-_by_id = sa.select(_images.c.id, _images.c.deleted).where(_images.c.id.in_(_ids))
-_by_any_case = sa.select(_images.c.id, _images.c.deleted).where(
-    sa.func.lower(_images.c.id).in_(_ids)
-)
-_any_row = sa.select(_images.c.id).limit(1)
+_BY_ID = "SELECT images.id, images.deleted FROM images WHERE images.id IN ({})"
+_BY_ANY_CASE = "SELECT images.id, images.deleted FROM images WHERE lower(images.id) IN ({})"
+_ANY_ROW = "SELECT images.id FROM images LIMIT 1"
 
 T = TypeVar("T")
 
@@ -157,6 +153,7 @@ class Images:
             raise ConfigError(
                 f"[database] connection can't be used: {self._one_line(error)}"
             ) from None
+        self._mark = "?" if self._engine.dialect.paramstyle == "qmark" else "%s"
         if usable.get_driver_name() == "psycopg":
             sa.event.listen(self._engine, "do_connect", _connect_impatiently)
 
@@ -165,7 +162,7 @@ class Images:
 
         :raises DatabaseError: nothing is known then
         """
-        found = dict(self._read(_by_id, ids))
+        found = dict(self._read(_BY_ID, ids))
         return {key: found.get(key, ImageState.ABSENT) for key in ids}
 
     def states_in_any_case(self, ids: Collection[str]) -> dict[str, ImageState]:
@@ -179,7 +176,7 @@ class Images:
             wrong database
         """
         found: dict[str, ImageState] = {}
-        for row_id, state in self._read(_by_any_case, {key.lower() for key in ids}):
+        for row_id, state in self._read(_BY_ANY_CASE, {key.lower() for key in ids}):
             if found.get(row_id.lower()) is not ImageState.LIVE:
                 found[row_id.lower()] = state
         if ids and not found and not self.check():
@@ -193,20 +190,19 @@ class Images:
 
         :raises DatabaseError: unreachable, or no ``images`` table
         """
-        return bool(self._execute(_any_row, {}))
+        return bool(self._execute(_ANY_ROW, []))
 
     def close(self) -> None:
         """Close the connection."""
         self._engine.dispose()
 
-    def _read(
-        self, query: sa.Select[Any], ids: Collection[str]
-    ) -> Iterator[tuple[str, ImageState]]:
+    def _read(self, query: str, ids: Collection[str]) -> Iterator[tuple[str, ImageState]]:
         for chunk in _chunks(ids, IDS_PER_QUERY):
-            for row_id, deleted in self._execute(query, {"ids": chunk}):
+            marks = ", ".join([self._mark] * len(chunk))
+            for row_id, deleted in self._execute(query.format(marks), chunk):
                 yield row_id, state_of(deleted)
 
-    def _execute(self, query: sa.Select[Any], parameters: dict[str, Any]) -> list[Any]:
+    def _execute(self, query: str, parameters: list[str]) -> list[Any]:
         try:
             try:
                 return self._execute_once(query, parameters)
@@ -219,9 +215,26 @@ class Images:
         except Exception as error:  # noqa: BLE001 - not all that drivers raise is of DB-API
             raise DatabaseError(self._one_line(error)) from None
 
-    def _execute_once(self, query: sa.Select[Any], parameters: dict[str, Any]) -> list[Any]:
-        with self._engine.connect() as connection:
-            return list(connection.execute(query, parameters))
+    def _execute_once(self, query: str, parameters: list[str]) -> list[Any]:
+        # By the driver's own cursor: the way through SQLAlchemy's takes as long as the answer.
+        connection = self._engine.raw_connection()
+        try:
+            cursor = connection.cursor()
+            cursor.execute(query, parameters)
+            return list(cursor.fetchall())
+        except BaseException as error:
+            lost = self._is_lost(error, connection)
+            connection.invalidate(error)  # nobody knows what it would answer to the next question
+            if lost:
+                raise DBAPIError(query, None, error, connection_invalidated=True) from None
+            raise
+        finally:
+            connection.close()
+
+    def _is_lost(self, error: BaseException, connection: sa.PoolProxiedConnection) -> bool:
+        dialect = self._engine.dialect
+        driver_error = dialect.loaded_dbapi.Error
+        return isinstance(error, driver_error) and dialect.is_disconnect(error, connection, None)
 
     def _one_line(self, error: BaseException) -> str:
         cause = getattr(error, "orig", None) or error

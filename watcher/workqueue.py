@@ -11,6 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+# While a backlog lasts its keys gather until there are so many, or for so many seconds: one query
+# asks for all of them, and the thread that puts them isn't interrupted at each one.
+MANY = 32
+GATHER = 0.01
+
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
@@ -64,6 +69,8 @@ class WorkQueue:
         self._heap: list[tuple[float, int, Key]] = []
         self._sequence = 0
         self._closed = False
+        self._took_several = False
+        self._gathering = False
 
     @property
     def closed(self) -> bool:
@@ -97,17 +104,26 @@ class WorkQueue:
                 self._due[key] = (due, waiting)
                 self._sequence += 1
                 heapq.heappush(self._heap, (due, self._sequence, key))
-            self._changed.notify()
+            if not self._gathering or len(self._ready) >= MANY:
+                self._changed.notify()
 
     def take(self) -> dict[Key, Waiting]:
         """Wait for keys that are due; take all of them.
 
+        What comes after a rest is taken at once. When several keys were taken the last time, and
+        more have come meanwhile, it is a backlog: these wait for others for a moment.
+
         Empty once the queue is closed.
         """
         with self._changed:
+            if self._took_several and 0 < len(self._ready) < MANY and not self._closed:
+                self._gathering = True
+                self._changed.wait(GATHER)
+                self._gathering = False
             while not self._closed:
                 self._promote()
                 if self._ready:
+                    self._took_several = len(self._ready) > 1
                     return self._take_ready()
                 timeout = self._heap[0][0] - self._clock() if self._heap else None
                 self._changed.wait(timeout)
@@ -127,6 +143,11 @@ class WorkQueue:
     def depth(self) -> int:
         """Number of keys that are due or wait for their time."""
         return len(self._ready) + len(self._due)
+
+    @property
+    def delayed(self) -> int:
+        """Number of those keys that wait for their time."""
+        return len(self._due)
 
     def close(self) -> None:
         """Wake the taker for the last time; nothing more is handed out."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from tests.services import Images as GlanceImages
@@ -220,9 +221,9 @@ def test_the_urls_own_time_limits_stay() -> None:
 def test_no_query_asks_for_more_ids_than_it_may(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     asked: list[list[str]] = []
 
-    def note(query: object, parameters: dict[str, list[str]]) -> list[tuple[str, int]]:
-        asked.append(parameters["ids"])
-        return [(key, 0) for key in parameters["ids"]]
+    def note(query: object, parameters: list[str]) -> list[tuple[str, int]]:
+        asked.append(parameters)
+        return [(key, 0) for key in parameters]
 
     table = Images("sqlite://")
     monkeypatch.setattr(images_module, "IDS_PER_QUERY", size)
@@ -231,6 +232,24 @@ def test_no_query_asks_for_more_ids_than_it_may(monkeypatch: pytest.MonkeyPatch,
     assert table.states(ids) == table.states_in_any_case(ids) == dict.fromkeys(ids, LIVE)
     assert max(len(chunk) for chunk in asked) <= size
     assert sorted(key for chunk in asked for key in chunk) == sorted(ids * 2)
+
+
+def test_a_connection_that_failed_is_not_asked_again(
+    monkeypatch: pytest.MonkeyPatch, images: GlanceImages, database_url: str
+) -> None:
+    """Its answer might be that to an earlier question."""
+    opened: list[object] = []
+    table, image = Images(database_url), new_id()
+    sa.event.listen(table._engine, "connect", lambda connection, _: opened.append(connection))
+    images.insert(image)
+    assert table.states([image]) == table.states([image]) == {image: LIVE}
+    assert len(opened) == 1
+    with monkeypatch.context() as patched:
+        patched.setattr(images_module, "_BY_ID", "SELECT nonsense FROM images WHERE id IN ({})")
+        with pytest.raises(DatabaseError, match="nonsense"):
+            table.states([image])
+    assert table.states([image]) == {image: LIVE}
+    assert len(opened) == 2
 
 
 def driver_error(*args: object, lost: bool = False) -> DBAPIError:

@@ -4,7 +4,17 @@ import time
 
 import pytest
 
-from watcher.workqueue import Directory, File, Image, Key, Sweep, Waiting, WorkQueue
+from watcher.workqueue import (
+    GATHER,
+    MANY,
+    Directory,
+    File,
+    Image,
+    Key,
+    Sweep,
+    Waiting,
+    WorkQueue,
+)
 
 
 @pytest.fixture
@@ -119,6 +129,64 @@ def test_the_taker_sleeps_until_the_next_key_is_due(queue: WorkQueue, clock: Fak
     assert attempts(queue.take()) == {File("a"): 0}
     assert attempts(queue.take()) == {File("b"): 0}
     assert clock.waited == [5, 2]
+
+
+@pytest.mark.parametrize(
+    ("taken_before", "meanwhile", "waited"),
+    [
+        (1, 1, []),
+        (1, 2, []),
+        (2, 1, [GATHER]),
+        (2, MANY - 1, [GATHER]),
+        (2, MANY, []),
+    ],
+)
+def test_keys_gather_while_a_backlog_lasts(
+    queue: WorkQueue, clock: FakeClock, taken_before: int, meanwhile: int, waited: list[float]
+) -> None:
+    for count in (taken_before, meanwhile):
+        keys = [Image(str(number)) for number in range(count)]
+        for key in keys:
+            queue.put(key)
+        assert list(queue.take()) == keys
+    assert clock.waited == waited
+
+
+def test_what_comes_after_a_rest_is_taken_at_once(queue: WorkQueue, clock: FakeClock) -> None:
+    rested: list[float | None] = []
+
+    def rest(timeout: float | None = None) -> bool:
+        rested.append(timeout)
+        queue.put(File("single"))
+        return True
+
+    queue.put(Image("a"))
+    queue.put(Image("b"))
+    queue.take()
+    queue._changed.wait = rest  # type: ignore[method-assign]
+    assert list(queue.take()) == [File("single")]
+    assert rested == [None]
+
+
+def test_who_gathers_is_woken_by_many_keys_or_the_end_only(
+    queue: WorkQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woken: list[int] = []
+    queue.put(Image("a"))
+    queue.put(Image("b"))
+    queue.take()
+    queue.put(Image("first"))
+
+    def put_many(timeout: float | None = None) -> bool:
+        monkeypatch.setattr(queue._changed, "notify", lambda: woken.append(queue.depth))
+        for number in range(MANY - 1):
+            queue.put(Image(str(number)))
+        queue.close()
+        return True
+
+    monkeypatch.setattr(queue._changed, "wait", put_many)
+    assert queue.take() == {}
+    assert woken == [MANY, MANY]
 
 
 @pytest.mark.parametrize(
