@@ -37,6 +37,7 @@ class Cleaner:
     :param max_absent_removals: from one sweep to the next; see `watcher.conf`
     :param account: takes the counts
     :param on_removal: called after each removal
+    :param on_failure: called after each removal that failed
     :param stopping: asked before each removal; nothing more is removed once it is true
     """
 
@@ -49,17 +50,23 @@ class Cleaner:
         max_absent_removals: int,
         account: Account | None = None,
         on_removal: Callable[[Removal], None] | None = None,
+        on_failure: Callable[[Decision, OSError], None] | None = None,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._staging = staging
         self._judge = Judge(
             staging, images, absent_grace=absent_grace, max_absent_removals=max_absent_removals
         )
-        self._account = account or Account()
-        self._on_removal, self._stopping = on_removal, stopping
+        self.account = account or Account()
+        self._on_removal, self._on_failure = on_removal, on_failure
+        self._stopping = stopping
         # what couldn't be removed since the last sweep began, and in the one before
         self._failures: dict[str, int | None] = {}
         self._failed_before: dict[str, int | None] = {}
+
+    def limit(self, *, absent_grace: float, max_absent_removals: int) -> None:
+        """Other limits from now on; not during a pass."""
+        self._judge.grace, self._judge.max_absent = absent_grace, max_absent_removals
 
     def sweep(self, between: Callable[[int, int], None] = lambda done, count: None) -> Outcome:
         """Look at every file; ``between`` is called after each step, with the number of files
@@ -73,8 +80,8 @@ class Cleaner:
         self._failed_before, self._failures = self._failures, {}
         started = time.monotonic()
         outcome = self._pass(count, batches, Trigger.SWEEP, between=between)
-        self._account.brakes += self._judge.braked
-        self._account.swept(time.monotonic() - started, outcome)
+        self.account.brakes += self._judge.braked
+        self.account.swept(time.monotonic() - started, outcome)
         return outcome
 
     def clean(
@@ -83,26 +90,37 @@ class Cleaner:
         trigger: Trigger,
         *,
         notified: Set[str] = _NOBODY,
+        between: Callable[[int, int], None] = lambda done, count: None,
     ) -> Outcome:
         """Look at some files.
 
         :param names: each with the moment of the monotonic clock at which its event came
         :param notified: canonical ids of images that Glance told to be deleted
+        :param between: as for `sweep`
         :raises DatabaseError: nothing more is removed
         """
-        return self._pass(len(names), [list(names)], trigger, notified=notified, since=names)
+        return self._pass(
+            len(names), [list(names)], trigger, notified=notified, since=names, between=between
+        )
 
-    def plan(self) -> Iterator[Decision]:
+    def plan(
+        self, between: Callable[[int, int], None] = lambda done, count: None
+    ) -> Iterator[Decision]:
         """Decisions on every file, for a dry run; nothing is removed.
 
+        :param between: as for `sweep`
         :raises DatabaseError: the database can't tell
         :raises OSError: the directory can't be read
         """
-        for step in _steps(self._staging.listing()[1]):
+        count, batches = self._staging.listing()
+        done = 0
+        for step in _steps(batches):
             for decision in self._judge.decide(step, _NOBODY):
                 removed = decision.verdict is Verdict.REMOVE
                 self._judge.absent_removed += removed and decision.state is ImageState.ABSENT
                 yield decision
+            done += len(step)
+            between(done, count)
 
     def _pass(
         self,
@@ -126,8 +144,8 @@ class Cleaner:
                     self._carry_out(decision, outcome, trigger, since)
                 between(outcome.cleaned + outcome.ignored + outcome.error, count)
         finally:
-            self._account.tallies[trigger].add(outcome)
-            self._account.rechecks += len(outcome.young) + len(outcome.lagging)
+            self.account.tallies[trigger].add(outcome)
+            self.account.rechecks += len(outcome.young) + len(outcome.lagging)
         LOG.debug(
             "Cleaned %(cleaned)i stale staging files, %(ignored)i ignored (%(error)i errors)",
             {"cleaned": outcome.cleaned, "ignored": outcome.ignored, "error": outcome.error},
@@ -187,6 +205,8 @@ class Cleaner:
         except OSError as error:
             outcome.error += 1
             self._tell_failure(decision.name, error)
+            if self._on_failure is not None:
+                self._on_failure(decision, error)
             return None
         outcome.cleaned += 1
         outcome.size += size

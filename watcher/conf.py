@@ -5,9 +5,11 @@ Glance's options are declared here again, since importing glance or oslo.db for 
 names would cost most of a second and 40 MB at each start.
 """
 
+import re
 import socket
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import NamedTuple
 
 from oslo_config import cfg
 from oslo_log import log
@@ -21,6 +23,7 @@ watcher_opts = [
         default=600,
         min=1,
         max=86400,
+        mutable=True,
         help="Seconds from the end of one full sweep of the staging directory to the next one. "
         "Sweeps remove what no event told of.",
     ),
@@ -29,6 +32,7 @@ watcher_opts = [
         default=60,
         min=0,
         max=86400,
+        mutable=True,
         help="Age in seconds from which on a file is removed whose image has no row in the "
         "database at all (a row marked as deleted needs no wait). It must be longer than the "
         "lag of a replicated database. 0 is what Glance's own cleaner does.",
@@ -37,6 +41,7 @@ watcher_opts = [
         "max_absent_removals",
         default=1000,
         min=0,
+        mutable=True,
         help="At most so many files of images without a row are removed from one sweep to the "
         "next: a brake, should [database] connection name the wrong database.",
     ),
@@ -48,7 +53,6 @@ watcher_opts = [
     ),
     cfg.StrOpt(
         "exchange",
-        default="$control_exchange",
         sample_default="glance",
         help="Exchange to which Glance sends notifications. Default: [DEFAULT] control_exchange, "
         "which is 'glance' where the file doesn't set it.",
@@ -80,7 +84,7 @@ watcher_opts = [
     ),
     cfg.StrOpt(
         "audit_log",
-        help="File to which one line of JSON is appended for each file that was removed. The "
+        help="File to which one line of JSON is appended for each file that is removed. The "
         "usual tools may rotate it. Default: none is written.",
     ),
 ]
@@ -108,6 +112,19 @@ database_opts = [
 
 class ConfigError(Exception):
     """The configuration can't be used; the text is one line for the operator."""
+
+
+class Limits(NamedTuple):
+    """Options that a reload can change; of `watcher_opts`."""
+
+    sweep_interval: int
+    absent_grace: int
+    max_absent_removals: int
+
+
+def limits(conf: cfg.ConfigOpts) -> Limits:
+    """Their values now."""
+    return Limits(*(conf[GROUP][name] for name in Limits._fields))
 
 
 def list_opts() -> list[tuple[str, Sequence[cfg.Opt]]]:
@@ -148,16 +165,40 @@ def load(
         )
         _check_values(conf)
     except (cfg.Error, ValueError, OSError) as error:
-        raise ConfigError(f"Cannot use the configuration: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"Cannot use the configuration: {_one_line(error)}") from None
     return conf
+
+
+def reload(conf: cfg.ConfigOpts) -> list[str]:
+    """Read the files anew; the options that changed and can without a restart. Of each that
+    can't oslo.config warns.
+
+    :raises ConfigError: a file is missing or can't be parsed, or a value is out of bounds
+    """
+    try:
+        changed = conf.mutate_config_files()
+        _check_values(conf)
+    except (cfg.Error, ValueError, OSError, log.LogConfigError) as error:
+        raise ConfigError(f"Cannot use the changed configuration: {_one_line(error)}") from None
+    except SystemExit:  # what a value of a command line's option does; oslo.config said why
+        raise ConfigError("Cannot use the changed configuration") from None
+    return sorted(f"[{group or 'DEFAULT'}] {name}" for group, name in changed)
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    # The line that can't be parsed follows, and that may be one with a password.
+    parsing = isinstance(error, cfg.ConfigFileParseError)
+    if parsing and (place := re.match(r"(.*? at .*?:\d+), ", text)):
+        return place[1]
+    return text
 
 
 def _check_values(conf: cfg.ConfigOpts) -> None:
     # oslo.config converts a value when it is asked for; ask now, so that a mistake ends the
     # program at its start.
     for opt in watcher_opts:
-        if opt.name != "exchange":  # refers to an option that oslo.messaging brings later
-            conf[GROUP][opt.name]
+        conf[GROUP][opt.name]
     for opt in glance_opts:
         conf[opt.name]
 

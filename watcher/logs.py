@@ -18,9 +18,19 @@ def setup(conf: cfg.ConfigOpts) -> None:
     """
     try:
         log.setup(conf, DISTRIBUTION)
-    except (log.LogConfigError, OSError, ValueError) as error:
+    except (log.LogConfigError, OSError, ValueError, TypeError) as error:
         raise ConfigError(
             f"Cannot log as the configuration says: {error}; name another file with --log-file"
         ) from None
+    except RuntimeError:
+        raise ConfigError(
+            "use_journal is set, but the Python module systemd.journal is not installed: pip "
+            "install systemd-python, or leave it to systemd to send stderr to the journal"
+        ) from None
+    quieten()
+
+
+def quieten() -> None:
+    """Silence those whose faults are told in our words; again after the log's own reload."""
     for name in _OUR_WORDS_INSTEAD:
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -11,11 +11,13 @@ import re
 import threading
 import time
 import weakref
+from datetime import UTC, datetime
 from typing import Any
 
 from oslo_config import cfg
 from oslo_log import log
 
+from watcher.account import Account
 from watcher.bus import InPlaceExecutor, messaging
 from watcher.conf import GROUP, ConfigError
 from watcher.driverlog import DriverLog, cause_of
@@ -29,14 +31,16 @@ EVENT_TYPE = "image.delete"
 
 RENEW_INTERVAL = 60.0  # seconds; a listener that broke earlier is replaced after a wait only
 
+MAX_LAG = 7 * 86400.0  # seconds; what claims to be farther from now has no true timestamp
+
 _REFUSAL = re.compile(r"\((4\d\d|530)\) ")
 
 
 class Endpoint:
     """What oslo.messaging calls for each notification of priority INFO."""
 
-    def __init__(self, queue: WorkQueue) -> None:
-        self._queue = queue
+    def __init__(self, queue: WorkQueue, account: Account) -> None:
+        self._queue, self._account = queue, account
 
     def info(
         self,
@@ -54,6 +58,24 @@ class Endpoint:
             LOG.debug("Notification %s without a valid image id; ignoring", EVENT_TYPE)
         else:
             self._queue.put(Image(key))
+            self._account.notifications += 1
+            if (lag := lag_of(metadata)) is not None:
+                self._account.lag.add(lag)
+
+
+def lag_of(metadata: object) -> float | None:
+    """Seconds since a notification was sent, by the sender's clock; None if that can't be told."""
+    sent = metadata.get("timestamp") if isinstance(metadata, dict) else None
+    if not isinstance(sent, str):
+        return None
+    try:
+        moment = datetime.fromisoformat(sent)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:  # oslo.messaging sends UTC, without saying so
+        moment = moment.replace(tzinfo=UTC)
+    lag = time.time() - moment.timestamp()
+    return lag if abs(lag) <= MAX_LAG else None
 
 
 class Notifications:
@@ -62,27 +84,17 @@ class Notifications:
     :raises ConfigError: the transport URL can't be used
     """
 
-    def __init__(self, conf: cfg.ConfigOpts, queue: WorkQueue) -> None:
+    def __init__(self, conf: cfg.ConfigOpts, queue: WorkQueue, account: Account) -> None:
         self._conf, self._queue = conf, queue
-        messaging.set_transport_defaults(control_exchange="glance")
-        try:
-            # One transport for the whole life: its driver reads the options, it doesn't connect.
-            self._transport = messaging.get_notification_transport(conf)
-        except messaging.DriverLoadFailure as error:
-            raise ConfigError(
-                f"transport_url has the unknown scheme {error.driver!r}; expected rabbit://"
-            ) from None
-        except (messaging.MessagingException, cfg.Error, ValueError, RuntimeError) as error:
-            # The text may hold the URL with its password.
-            raise ConfigError(
-                f"transport_url can't be used ({type(error).__name__}); expected "
-                "rabbit://user:password@host:port/vhost"
-            ) from None
+        # One transport for the whole life: its driver reads the options, it doesn't connect.
+        self._transport = new_transport(conf)
         options = conf[GROUP]
         topics = options.topics or conf.oslo_messaging_notifications.topics
         self._targets = [
-            messaging.Target(exchange=options.exchange, topic=topic) for topic in topics
+            messaging.Target(exchange=options.exchange or conf.control_exchange, topic=topic)
+            for topic in topics
         ]
+        self._endpoint = Endpoint(queue, account)
         self._pool = options.pool
         self._brokers = _brokers(conf)
         self._stopping = threading.Event()
@@ -105,7 +117,8 @@ class Notifications:
 
     def start(self) -> None:
         """Connect, and say when Glance sends nothing."""
-        _warn_if_not_sent(self._conf)
+        if (reason := why_not_sent(self._conf)) is not None:
+            LOG.warning("%s; %s", *reason)
         DriverLog(lost=self.lost, back=self.back, broken=self.renew).attach()
         self._thread.start()
 
@@ -150,7 +163,7 @@ class Notifications:
         while not self._stopping.is_set():
             # A listener whose start failed can't be started again: a new one for each attempt.
             listener = messaging.get_notification_listener(
-                self._transport, self._targets, [Endpoint(self._queue)], pool=self._pool
+                self._transport, self._targets, [self._endpoint], pool=self._pool
             )
             listener._executor_cls = InPlaceExecutor
             if (cause := _start(listener)) is not None:
@@ -170,13 +183,40 @@ class Notifications:
             self._stopping.wait(backoff(attempt) if attempt else 0)
 
 
+def new_transport(conf: cfg.ConfigOpts) -> Any:
+    """The transport of notifications, as Glance has it; not connected yet.
+
+    :raises ConfigError: the transport URL can't be used
+    """
+    messaging.set_transport_defaults(control_exchange="glance")
+    try:
+        return messaging.get_notification_transport(conf)
+    except messaging.DriverLoadFailure as error:
+        raise ConfigError(
+            f"transport_url has the unknown scheme {error.driver!r}; expected rabbit://"
+        ) from None
+    except (messaging.MessagingException, cfg.Error, ValueError, RuntimeError) as error:
+        # The text may hold the URL with its password.
+        raise ConfigError(
+            f"transport_url can't be used ({type(error).__name__}); expected "
+            "rabbit://user:password@host:port/vhost"
+        ) from None
+
+
 def _start(listener: Any) -> str | None:
     """Start a listener; the cause when it can't be. Blocks while the broker is unreachable."""
     try:
         listener.start(override_pool_size=1)
     except Exception as error:  # noqa: BLE001 - drivers raise what their libraries raise
-        return cause_of(str(error)) or type(error).__name__
+        return why_not_connected(error)
     return None
+
+
+def why_not_connected(error: Exception) -> str:
+    """The cause in what oslo.messaging raised, in one line without secrets."""
+    if isinstance(error, ValueError):  # by the parser of URLs; it quotes parts of a password
+        return "transport_url can't be used; no user or password in it may have a /, escaped or not"
+    return cause_of(str(error)) or type(error).__name__
 
 
 def _retire(listener: Any) -> None:
@@ -191,16 +231,17 @@ def _brokers(conf: cfg.ConfigOpts) -> str:
     return ", ".join(names) or "localhost"
 
 
-def _warn_if_not_sent(conf: cfg.ConfigOpts) -> None:
-    drivers = set(conf.oslo_messaging_notifications.driver) - {"", "noop"}
-    if not drivers:
-        LOG.warning(
-            "Glance sends no notifications: [oslo_messaging_notifications] driver is not set; "
-            "set it to messagingv2 to have residue removed at once"
+def why_not_sent(conf: cfg.ConfigOpts) -> tuple[str, str] | None:
+    """Why Glance sends nothing that helps, and the remedy; None when it does."""
+    remedy = "to have residue removed at once"
+    if not set(conf.oslo_messaging_notifications.driver) - {"", "noop"}:
+        return (
+            "Glance sends no notifications: [oslo_messaging_notifications] driver is not set",
+            f"set it to messagingv2 {remedy}",
         )
-    elif {EVENT_TYPE, EVENT_TYPE.partition(".")[0]} & set(conf.disabled_notifications):
-        LOG.warning(
-            "Glance sends no %s notifications: take it off [DEFAULT] disabled_notifications to "
-            "have residue removed at once",
-            EVENT_TYPE,
+    if {EVENT_TYPE, EVENT_TYPE.partition(".")[0]} & set(conf.disabled_notifications):
+        return (
+            f"Glance sends no {EVENT_TYPE} notifications: [DEFAULT] disabled_notifications is set",
+            f"take it off there {remedy}",
         )
+    return None

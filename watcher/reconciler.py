@@ -2,12 +2,14 @@
 """The one thread that touches files and the database: keys → passes of the cleaner → next keys."""
 
 import errno
+import time
 from collections.abc import Callable, Mapping
 
 from oslo_log import log
 
-from watcher.account import Trigger
+from watcher.account import Tally, Trigger
 from watcher.cleaner import Cleaner, Outcome
+from watcher.conf import Limits
 from watcher.events import FileEvents
 from watcher.faults import Fault, backoff
 from watcher.images import DatabaseError, Images
@@ -25,6 +27,8 @@ class Reconciler:
 
     :param sweep_interval: seconds from the end of a sweep to the next
     :param on_swept: called after the first try of a sweep
+    :param on_progress: called at least each ``check_interval`` seconds, and after each step of a
+        pass, unless something hangs
     """
 
     def __init__(
@@ -37,13 +41,23 @@ class Reconciler:
         events: FileEvents,
         sweep_interval: float,
         on_swept: Callable[[], None],
+        on_progress: Callable[[], None] = lambda: None,
+        check_interval: float = CHECK_INTERVAL,
     ) -> None:
         self._queue, self._staging, self._images = queue, staging, images
-        self._cleaner, self._events = cleaner, events
-        self._sweep_interval, self._on_swept = sweep_interval, on_swept
+        self._cleaner, self._account, self._events = cleaner, cleaner.account, events
+        self._sweep_interval = sweep_interval
+        # those asked for by another thread, and those that the cleaner's thread has taken over
+        self._asked: Limits | None = None
+        self._taken: Limits | None = None
+        self._on_swept, self._on_progress = on_swept, on_progress
+        self._check_interval = check_interval
+        #: moment of the monotonic clock of the last progress
+        self.heartbeat = time.monotonic()
         self._known: Identity | None = None
         self._told_missing = False
         self._checked = False
+        self._told_removed = (0, 0)  # files and bytes
         self._database_fault = Fault(
             LOG,
             "Cannot ask the database for images, nothing is removed until it answers: %s",
@@ -75,9 +89,30 @@ class Reconciler:
         self._queue.put(Sweep())
         self._queue.put(Directory())
         while keys := self._queue.take():
+            self._progress()
+            self._take_limits()
             self._reconcile(keys)
             if Sweep() in keys:
                 self._on_swept()
+            self._progress()
+
+    def limit(self, limits: Limits) -> None:
+        """Other limits, beginning with a sweep that comes at once. Any thread may call it."""
+        self._asked = limits
+        self._queue.put(Sweep())
+
+    def _take_limits(self) -> None:
+        limits = self._asked
+        if limits is not None and limits is not self._taken:
+            self._taken = limits
+            self._sweep_interval = limits.sweep_interval
+            self._cleaner.limit(
+                absent_grace=limits.absent_grace, max_absent_removals=limits.max_absent_removals
+            )
+
+    def _progress(self, done: int = 0, count: int = 0) -> None:
+        self.heartbeat = time.monotonic()
+        self._on_progress()
 
     def _reconcile(self, keys: Mapping[Key, Waiting]) -> None:
         try:
@@ -91,12 +126,14 @@ class Reconciler:
             self._try_again(keys)
         except FileNotFoundError:
             self._wait_for_directory()
+            if Sweep() in keys:
+                self._account.swept(0.0, Tally())  # of nothing
             self._queue.put(Sweep(), delay=self._sweep_interval)
         except OSError as error:
             self._directory_fault.begin(str(error))
             self._try_again(keys)
         if Directory() in keys:
-            self._queue.put(Directory(), delay=CHECK_INTERVAL)
+            self._queue.put(Directory(), delay=self._check_interval)
 
     def _try_again(self, keys: Mapping[Key, Waiting]) -> None:
         attempt = (keys[Sweep()].attempt if Sweep() in keys else 0) + 1
@@ -144,11 +181,24 @@ class Reconciler:
         self._database_fault.end()
         self._directory_fault.end()
         self._events.swept()
+        self._tell_removed()
         # The files of deleted images are gone now; what is left is for their rows to show it.
         self._clean({key: waiting for key, waiting in keys.items() if isinstance(key, Image)})
         self._queue.put(Sweep(), delay=self._sweep_interval)
 
+    def _tell_removed(self) -> None:
+        tallies = self._account.tallies.values()
+        removed, size = sum(t.cleaned for t in tallies), sum(t.size for t in tallies)
+        if removed > self._told_removed[0]:
+            LOG.info(
+                "Removed %i stale staging files, %.1f MiB, since the sweep before",
+                removed - self._told_removed[0],
+                (size - self._told_removed[1]) / 2**20,
+            )
+        self._told_removed = removed, size
+
     def _clean_events(self, done: int, count: int) -> None:
+        self._progress()
         self._clean(self._queue.take_events())
 
     def _clean(self, keys: Mapping[Key, Waiting]) -> None:
@@ -161,13 +211,15 @@ class Reconciler:
                 trigger = Trigger.RECHECK if waiting.attempt else Trigger.FILE_EVENT
                 files[trigger][key.name] = waiting.since
         for trigger, names in files.items():
-            self._recheck(self._cleaner.clean(names, trigger), {})
+            self._recheck(self._cleaner.clean(names, trigger, between=self._progress), {})
         names = {
             name: waiting.since
             for found, waiting in notified.items()
             for name in self._staging.files_of(found)
         }
-        outcome = self._cleaner.clean(names, Trigger.NOTIFICATION, notified=notified.keys())
+        outcome = self._cleaner.clean(
+            names, Trigger.NOTIFICATION, notified=notified.keys(), between=self._progress
+        )
         self._recheck(outcome, notified)
 
     def _recheck(self, outcome: Outcome, notified: Mapping[str, Waiting]) -> None:

@@ -2,26 +2,32 @@
 """The service: wires triggers, queue and cleaner, and starts and stops them in order."""
 
 import contextlib
+import faulthandler
+import math
 import signal
 import threading
+import time
 from collections.abc import Callable
 
 from oslo_config import cfg
 from oslo_log import log
-from oslo_service import systemd
 
-from watcher.account import Account
+from watcher import conf as configuration
+from watcher import logs, systemd
+from watcher.account import Account, Removal
 from watcher.cleaner import Cleaner
 from watcher.conf import GROUP, ConfigError, database_url, staging_path
 from watcher.events import FileEvents
 from watcher.images import Images
-from watcher.reconciler import Reconciler
+from watcher.judge import Decision
+from watcher.reconciler import CHECK_INTERVAL, Reconciler
 from watcher.staging import Staging
 from watcher.workqueue import WorkQueue
 
 LOG = log.getLogger(__name__)
 
-STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
+SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2}
+STALL_TIMEOUT = 120.0  # seconds; far longer than the database is waited for
 STOP_TIMEOUT = 3.0  # seconds for the removal in hand
 
 
@@ -33,6 +39,8 @@ class Service:
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         options = conf[GROUP]
+        self._conf, self._limits = conf, configuration.limits(conf)
+        self._manager = systemd.Manager()
         self.account = Account()
         self._queue = WorkQueue()
         self._staging = open_staging(conf)
@@ -48,10 +56,15 @@ class Service:
                 self._images,
                 account=self.account,
                 stopping=lambda: self._queue.closed,
+                audited=True,
+                on_removal=self._alive,
+                on_failure=self._alive,
             ),
             events=self._events,
             sweep_interval=options.sweep_interval,
             on_swept=self._swept,
+            on_progress=self._progress,
+            check_interval=min(CHECK_INTERVAL, (self._manager.watchdog or math.inf) / 4),
         )
         self._thread = threading.Thread(target=self._run, name="cleaner", daemon=True)
         self._ready = False
@@ -60,16 +73,33 @@ class Service:
         if options.notifications:
             from watcher.notifications import Notifications  # noqa: PLC0415 - not for sweep
 
-            self._notifications = Notifications(conf, self._queue)
+            self._notifications = Notifications(conf, self._queue, self.account)
+        self._monitor = None
+        if options.metrics_port:
+            from watcher.monitor import new_server  # noqa: PLC0415 - only where asked for
+
+            self._monitor = new_server(
+                conf,
+                account=self.account,
+                queue=self._queue,
+                conditions=self.conditions,
+                ready=lambda: self._ready,
+                sweep_interval=lambda: self._limits.sweep_interval,
+            )
 
     def start(self) -> None:
         """Start the threads; returns at once."""
         self._thread.start()
+        if self._monitor is not None:
+            self._monitor.start()
         if self._notifications is not None:
             self._notifications.start()
 
     def stop(self) -> None:
         """Stop the triggers, let the cleaner finish the removal in hand, close."""
+        self._manager.stopping()
+        if self._monitor is not None:
+            self._monitor.stop()
         if self._notifications is not None:
             self._notifications.stop()
         self._queue.close()
@@ -80,10 +110,42 @@ class Service:
 
     def conditions(self) -> dict[str, str | None]:
         """Parts of the watcher, each with the cause of its fault, None while it is in order."""
-        parts = {part: fault.cause for part, fault in self._reconciler.faults.items()}
+        parts = {"cleaner": self._stall()}
+        parts |= {part: fault.cause for part, fault in self._reconciler.faults.items()}
         if self._notifications is not None:
             parts["notifications"] = self._notifications.condition
         return parts
+
+    def reload(self) -> None:
+        """Take over what changed in the configuration, as far as that goes without a restart."""
+        self._manager.reloading()
+        cause = None
+        try:
+            changed = configuration.reload(self._conf)
+        except ConfigError as error:
+            cause = str(error)
+        if cause is not None:  # not above, where oslo.log would add the exception to the line
+            LOG.error("%s; going on with the old values", cause)
+        else:
+            limits = configuration.limits(self._conf)
+            if limits != self._limits:
+                self._limits = limits
+                self._reconciler.limit(limits)
+            LOG.info("Configuration reloaded, changed: %s", ", ".join(changed) or "nothing")
+        logs.quieten()
+        self._manager.reloaded()
+
+    def report(self) -> None:
+        """Write a Guru Meditation Report; see `watcher.gmr`."""
+        try:
+            from watcher import gmr  # noqa: PLC0415 - only where asked for
+
+            gmr.write(
+                self._conf,
+                gmr.watcher_section(self.account, self._queue, self.conditions()),
+            )
+        except Exception:
+            LOG.exception("Cannot make the Guru Meditation Report; this is a bug")
 
     def _run(self) -> None:
         try:
@@ -93,10 +155,25 @@ class Service:
             self.failed = True
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
+    def _stall(self) -> str | None:
+        if not self._thread.is_alive():
+            return "its thread has ended"
+        silent = time.monotonic() - self._reconciler.heartbeat
+        return f"no progress for {silent:.0f} s" if silent > STALL_TIMEOUT else None
+
+    def _alive(self, *_: object) -> None:
+        # One step may hold a thousand files that take seconds each.
+        self._reconciler.heartbeat = time.monotonic()
+        self._manager.ping()
+
     def _swept(self) -> None:
-        if not self._ready:
-            self._ready = True
-            systemd.notify_once()
+        self._ready = True
+
+    def _progress(self) -> None:
+        if self._ready:
+            self._manager.ready()
+        self._manager.ping()
+        self._manager.status(systemd.status_text(self.account, self.conditions()))
 
 
 def open_staging(conf: cfg.ConfigOpts) -> Staging:
@@ -124,15 +201,34 @@ def new_cleaner(
     *,
     account: Account | None = None,
     stopping: Callable[[], bool] = lambda: False,
+    audited: bool = False,
+    on_removal: Callable[[Removal], None] = lambda removal: None,
+    on_failure: Callable[[Decision, OSError], None] | None = None,
 ) -> Cleaner:
-    """A cleaner with the limits of the configuration."""
+    """A cleaner with the limits of the configuration.
+
+    :param audited: write the audit, if one is configured
+    :raises ConfigError: the audit can't be written
+    """
     options = conf[GROUP]
+    record = on_removal
+    if audited and options.audit_log:
+        from watcher.audit import AuditLog  # noqa: PLC0415 - only where asked for
+
+        audit = AuditLog(options.audit_log)
+
+        def record(removal: Removal) -> None:
+            audit.record(removal)
+            on_removal(removal)
+
     return Cleaner(
         staging,
         images,
         absent_grace=options.absent_grace,
         max_absent_removals=options.max_absent_removals,
         account=account,
+        on_removal=record,
+        on_failure=on_failure,
         stopping=stopping,
     )
 
@@ -140,12 +236,19 @@ def new_cleaner(
 def run(conf: cfg.ConfigOpts) -> int:
     """Run in the foreground until SIGTERM or SIGINT; the process's exit code.
 
+    SIGHUP reloads the configuration, SIGUSR2 writes a report.
+
     :raises ConfigError: the configuration can't be used
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    faulthandler.enable()  # the watchdog's SIGABRT tells where it hung
     service = Service(conf)
     service.start()
-    received = signal.sigwait(STOP_SIGNALS)
+    while (received := signal.sigwait(SIGNALS)) not in (signal.SIGTERM, signal.SIGINT):
+        if received == signal.SIGHUP:
+            service.reload()
+        else:
+            service.report()
     LOG.info("Stopping on %s", signal.Signals(received).name)
     service.stop()
     return 1 if service.failed else 0

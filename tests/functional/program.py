@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The installed program as a process, with what an operator sees of it."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -40,8 +41,23 @@ class Program:
 
     def wait_ready(self) -> None:
         """Wait for what systemd is told after the first sweep."""
+        self.wait_notified("READY=1")
+
+    def wait_notified(self, text: str) -> str:
+        """Wait for a message to systemd with that text in it."""
         self._notify.settimeout(READY_TIMEOUT)
-        assert self._notify.recv(512) == b"READY=1", self.log
+        while text not in (message := self._notify.recv(4096).decode()):
+            pass
+        return message
+
+    def notified(self) -> list[str]:
+        """Messages to systemd that wait to be read."""
+        self._notify.setblocking(False)
+        messages = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                messages.append(self._notify.recv(4096).decode())
+        return messages
 
     @property
     def log(self) -> str:

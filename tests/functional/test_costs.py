@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ import sqlalchemy as sa
 from tests.functional.host import GlanceNotifier, Host, new_id
 from tests.functional.program import PROGRAM, Program
 from tests.services import Database, MariaDB, PostgreSQL, wait_for
+from tests.services.ports import free_port
 
 SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 SERVERS = pytest.mark.parametrize("database_url", ["mariadb", "postgresql"], indirect=True)
@@ -42,6 +44,8 @@ INVALID = "without a valid image id"
 UNWANTED = {
     *("alembic", "eventlet", "glance", "glance_store", "greenlet", "hypothesis", "mypy"),
     *("oslo_db", "pytest", "_pytest", "sqlalchemy.orm", "tests"),
+    # of metrics, which are off
+    *("http.server", "prometheus_client", "wsgiref", "watcher.metrics", "watcher.monitor"),
 }
 
 # Python imports it at its start; then it waits without a wake-up, for who opens the FIFO.
@@ -366,11 +370,16 @@ def wake_ups(program: Program) -> int:
 
 @pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
 def test_wake_ups_while_idle(bus_host: Host, notifier: GlanceNotifier) -> None:
-    """With broker and database connected, and all threads there.
+    """With broker and database connected, and all threads there, those for metrics too.
 
     What counts are the quietest seconds, since the last message and a noisy machine echo.
     """
+    port = free_port()
+    with bus_host.config_file.open("a") as file:
+        file.write(f"[staging_watcher]\nmetrics_port = {port}\n")
     program = start_listening(bus_host, notifier)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        assert answer.read()
     samples = []
     for _ in range(20):
         samples.append((time.monotonic(), wake_ups(program)))

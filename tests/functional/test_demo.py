@@ -26,10 +26,10 @@ def test_the_demo_ends_well_and_in_time() -> None:
 @pytest.mark.parametrize("mistake", ["keeps residue", "removes live files"])
 def test_the_demo_finds_a_watcher_that_is_wrong(mistake: str) -> None:
     broken = (
-        "from watcher import demo, verdict, cleaner\n"
+        "from watcher import demo, judge\n"
         "from watcher.verdict import Verdict\n"
         f"wrong = Verdict.{'KEEP' if mistake == 'keeps residue' else 'REMOVE'}\n"
-        "cleaner.verdict = lambda *args, **more: wrong\n"
+        "judge.verdict = lambda *args, **more: wrong\n"
         "demo.TIMEOUT = 0.5\n"
         "raise SystemExit(demo.main())\n"
     )

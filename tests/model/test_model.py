@@ -249,6 +249,7 @@ class Model(RuleBasedStateMachine):
         self.world.stopping = False
         self.images = ReplicaImages(self.world)
         self.queue = WorkQueue(lambda: self.world.now)
+        self.queue._changed.wait = lambda timeout=None: True  # type: ignore[method-assign]
         self.events = ModelEvents(self.world, self.queue)
         staging = JudgedStaging(self.world)
         self.reconciler = Reconciler(

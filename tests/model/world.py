@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
-
 from watcher.age import AgeClock
 from watcher.cleaner import Cleaner, Outcome
 from watcher.events import FileEvents
@@ -166,7 +164,7 @@ class ReplicaImages(Images):
         self._world.shown_deleted |= deleted
         return states
 
-    def _execute(self, query: sa.Select[Any], parameters: dict[str, Any]) -> list[Any]:
+    def _execute(self, query: str, parameters: list[str]) -> list[Any]:
         if self._world.fault == "error":
             raise DatabaseError("gone away")
         rows = super()._execute(query, parameters)

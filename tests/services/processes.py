@@ -7,6 +7,8 @@ from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
 
+from tests.services.waiting import wait_for
+
 
 def family(pid: int) -> list[int]:
     """Return the process and its descendants, parents before children."""
@@ -22,10 +24,12 @@ def family(pid: int) -> list[int]:
 
 
 def freeze(pid: int) -> list[int]:
-    """Stop the process, then its descendants; return them all."""
+    """Stop the process, then its descendants; return them all. No thread of theirs runs then."""
     send(signal.SIGSTOP, pid)  # at first, so that it does not fork any more
     processes = family(pid)
     send(signal.SIGSTOP, *processes)
+    for each in processes:
+        wait_for(lambda each=each: _halted(each), 10.0, f"process {each} to halt")  # type: ignore[misc]
     return processes
 
 
@@ -42,6 +46,15 @@ def alive(pid: int) -> bool:
         return _state_and_parent(pid)[0] not in "ZX"
     except OSError:
         return False
+
+
+def _halted(pid: int) -> bool:
+    # A signal is sent at once, but reaches a thread that runs on another processor later.
+    for thread in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(OSError):
+            if thread.read_text().rpartition(")")[2].split()[0] not in "TtZX":
+                return False
+    return True
 
 
 def _state_and_parent(pid: int) -> tuple[str, int]:

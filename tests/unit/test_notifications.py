@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 import logging
 import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -9,19 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oslo_config import cfg
 
+from tests.services import wait_for
 from watcher import conf
+from watcher.account import Account
 from watcher.bus import messaging
 from watcher.conf import ConfigError
 from watcher.driverlog import DriverLog
-from watcher.notifications import Endpoint, Notifications
+from watcher.notifications import Endpoint, Notifications, lag_of
 from watcher.workqueue import Image, Key, Sweep, WorkQueue
 
 ID = "7f1d2c0a-5b1e-4f7e-9a67-3c5d1b2e4f60"
 
 
-def keys(event_type: Any, payload: Any) -> set[Key]:
+def keys(event_type: Any, payload: Any, metadata: Any = None) -> set[Key]:
     queue = WorkQueue()
-    Endpoint(queue).info({}, "image.host", event_type, payload, {})
+    Endpoint(queue, Account()).info({}, "image.host", event_type, payload, metadata)
     return set(queue.take_events())
 
 
@@ -65,11 +71,78 @@ anything = st.recursive(
 
 
 @settings(max_examples=300)
-@given(st.just("image.delete") | anything, anything)
+@given(
+    st.just("image.delete") | anything,
+    st.just({"id": ID}) | anything,
+    anything | st.fixed_dictionaries({"timestamp": anything | st.datetimes().map(str)}),
+)
 def test_no_notification_raises_or_names_anything_but_an_image(
-    event_type: Any, payload: Any
+    event_type: Any, payload: Any, metadata: Any
 ) -> None:
-    assert keys(event_type, payload) <= {Image(ID)}
+    assert keys(event_type, payload, metadata) <= {Image(ID)}
+
+
+@pytest.mark.parametrize(
+    ("event_type", "payload", "counted"),
+    [
+        ("image.delete", {"id": ID}, 1),
+        ("image.delete", {"id": "nonsense"}, 0),
+        ("image.create", {"id": ID}, 0),
+    ],
+)
+def test_notifications_that_name_an_image_are_counted_with_their_lag(
+    event_type: str, payload: Any, counted: int
+) -> None:
+    account = Account()
+    sent = str(datetime.now(UTC).replace(tzinfo=None) - timedelta(seconds=2))
+    endpoint = Endpoint(WorkQueue(), account)
+    endpoint.info({}, "image.host", event_type, payload, {"timestamp": sent})
+    assert (account.notifications, sum(account.lag.counts)) == (counted, counted)
+    assert 2 * counted <= account.lag.total < 60
+    endpoint.info({}, "image.host", event_type, payload, {"timestamp": "nonsense"})
+    assert (account.notifications, sum(account.lag.counts)) == (2 * counted, counted)
+
+
+@pytest.fixture
+def far_east(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A host whose own time isn't UTC."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "JST-9")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+NOW = datetime(2026, 11, 24, 23, 45, 26, 500000, UTC)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "lag"),
+    [
+        ({"timestamp": "2026-11-24 23:45:26.250000"}, 0.25),
+        ({"timestamp": "2026-11-24 23:45:26"}, 0.5),  # what Python writes for a full second
+        ({"timestamp": "2026-11-24T23:45:24.500+00:00"}, 2.0),
+        ({"timestamp": "2026-11-25 00:45:26.500000+01:00"}, 0.0),
+        ({"timestamp": "2026-11-24 23:45:27.500000"}, -1.0),  # the sender's clock is ahead
+        ({"timestamp": "2026-11-20 23:45:26.500000"}, 4 * 86400.0),  # it waited for a watcher
+        ({"timestamp": "1970-01-01 00:00:00"}, None),
+        ({"timestamp": "9999-12-31 23:59:59.999999"}, None),
+        ({"timestamp": "0001-01-01 00:00:00+23:59"}, None),
+        ({"timestamp": "yesterday"}, None),
+        ({"timestamp": "\ud800" * 26}, None),
+        ({"timestamp": "1" * 10**6}, None),
+        ({"timestamp": 1.7e9}, None),
+        ({"timestamp": None}, None),
+        ({}, None),
+        (None, None),
+        ("2026-11-24 23:45:26", None),
+    ],
+)
+def test_the_lag_of_a_notification(
+    monkeypatch: pytest.MonkeyPatch, far_east: None, metadata: Any, lag: float | None
+) -> None:
+    monkeypatch.setattr("watcher.notifications.time", SimpleNamespace(time=NOW.timestamp))
+    assert lag_of(metadata) == lag
 
 
 def test_an_invalid_id_is_one_debug_line(caplog: pytest.LogCaptureFixture) -> None:
@@ -102,7 +175,7 @@ def load(directory: Path, text: str) -> cfg.ConfigOpts:
     ],
 )
 def test_exchange_and_topics(tmp_path: Path, text: str, targets: set[tuple[str, str]]) -> None:
-    made = Notifications(load(tmp_path, f"{text}[oslo]\n"), WorkQueue())
+    made = Notifications(load(tmp_path, f"{text}[oslo]\n"), WorkQueue(), Account())
     assert {(target.exchange, target.topic) for target in made._targets} == targets
 
 
@@ -116,7 +189,7 @@ def test_exchange_and_topics(tmp_path: Path, text: str, targets: set[tuple[str, 
 )
 def test_a_bad_transport_url(tmp_path: Path, url: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason) as caught:
-        Notifications(load(tmp_path, f"[DEFAULT]\ntransport_url = {url}\n"), WorkQueue())
+        Notifications(load(tmp_path, f"[DEFAULT]\ntransport_url = {url}\n"), WorkQueue(), Account())
     assert "s3cr3t" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -132,7 +205,7 @@ class Heard(NamedTuple):
 @pytest.fixture
 def heard(tmp_path: Path) -> Heard:
     queue = WorkQueue()
-    made = Notifications(load(tmp_path, "[DEFAULT]\ntransport_url = fake://\n"), queue)
+    made = Notifications(load(tmp_path, "[DEFAULT]\ntransport_url = fake://\n"), queue, Account())
     return Heard(DriverLog(lost=made.lost, back=made.back, broken=made.renew), made, queue)
 
 
@@ -231,8 +304,8 @@ def test_a_notification_on_the_bus_reaches_the_queue(tmp_path: Path) -> None:
         "[DEFAULT]\ntransport_url = fake://\n[oslo_messaging_notifications]\n"
         "driver = messagingv2\n[staging_watcher]\nexchange = here\n",
     )
-    queue = WorkQueue()
-    notifications = Notifications(configuration, queue)
+    queue, account = WorkQueue(), Account()
+    notifications = Notifications(configuration, queue, account)
     notifications.start()
     assert queue.take().keys() == {Sweep()}, "a sweep once it is connected"
     configuration.set_override("control_exchange", "here")
@@ -245,6 +318,7 @@ def test_a_notification_on_the_bus_reaches_the_queue(tmp_path: Path) -> None:
     notifications.stop()
     notifications._thread.join(10)
     assert not notifications._thread.is_alive()
+    wait_for(lambda: sum(account.lag.counts) == 1, 10, "the lag, by oslo.messaging's own timestamp")
 
 
 @pytest.mark.parametrize(
@@ -274,7 +348,7 @@ def test_a_warning_when_glance_sends_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str, warning: str | None
 ) -> None:
     configuration = load(tmp_path, f"{text}[staging_watcher]\n")
-    notifications = Notifications(configuration, WorkQueue())
+    notifications = Notifications(configuration, WorkQueue(), Account())
     notifications._thread.start = lambda: None  # type: ignore[method-assign]
     with caplog.at_level(logging.WARNING, logger="watcher"):
         notifications.start()

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The audit, as the service and a sweep by hand write it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.functional.host import GlanceNotifier, Host, new_id
+from tests.functional.test_configuration import refused
+from tests.services import RabbitMQ
+from tests.services.waiting import wait_for
+
+
+@pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    """SQLite only: the kind of database makes no difference here."""
+    return f"sqlite:///{tmp_path / 'glance.sqlite'}"
+
+
+def audit_of(host: Host) -> Path:
+    return host.directory / "audit.json"
+
+
+def audited(host: Host, database_url: str, transport_url: str = "") -> Host:
+    host.configure(
+        database_url=database_url,
+        transport_url=transport_url,
+        watcher=f"absent_grace = 1\naudit_log = {audit_of(host)}",
+    )
+    return host
+
+
+def records(host: Host) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in audit_of(host).read_text(encoding="ascii").splitlines()]
+
+
+def test_every_removal_by_its_trigger(
+    host: Host, database_url: str, rabbitmq: RabbitMQ, notifier: GlanceNotifier
+) -> None:
+    audited(host, database_url, rabbitmq.url())
+    swept = host.stage_deleted()
+    host.stage_live()
+    program = host.start()
+    program.wait_for_line("Listening for notifications")
+    image = host.stage_live(".uc")
+    program.wait_for_line("ignored (0 errors)", count=2)
+    host.forget(image)
+    host.images.delete(image)
+    notifier.deleted(image)
+    host.wait_gone(host.staging / f"{image}.uc")
+    seen = host.stage_deleted()
+    unknown = host.stage(new_id(), b"x" * 10000)
+    host.wait_gone(seen, unknown)
+    wait_for(lambda: len(records(host)) == 4, 10, "the last record")
+    told = {record["file"]: record for record in records(host)}
+    expected = {
+        str(swept): ("sweep", "deleted"),
+        str(host.staging / f"{image}.uc"): ("notification", "deleted"),
+        str(seen): ("file_event", "deleted"),
+        str(unknown): ("recheck", "absent"),
+    }
+    assert {file: (record["trigger"], record["state"]) for file, record in told.items()} == expected
+    for file, record in told.items():
+        assert record["image"] == Path(file).name[:36]
+        assert (record["latency"] is None) == (record["trigger"] == "sweep")
+        assert (record["latency"] or 0) >= 0
+    assert told[str(unknown)]["size"] >= 10000
+
+
+def test_a_sweep_by_hand_is_in_it_a_dry_run_is_not(host: Host, database_url: str) -> None:
+    audited(host, database_url)
+    residue = host.stage_deleted()
+    assert host.sweep("--dry-run")[0] == 0
+    assert not audit_of(host).exists()
+    assert host.sweep()[0] == 0
+    assert [record["file"] for record in records(host)] == [str(residue)]
+
+
+def test_a_file_that_can_no_longer_be_written(host: Host, database_url: str) -> None:
+    audited(host, database_url)
+    place = host.directory / "place"
+    place.mkdir()
+    text = host.config_file.read_text().replace("/audit.json", "/place/audit.json")
+    host.config_file.write_text(text)
+    program = host.start()
+    (place / "audit.json").unlink()
+    place.rmdir()
+    for _ in range(3):
+        host.wait_gone(host.stage_deleted())
+    assert "removals go on without it: No such file" in program.wait_for_line("ERROR")
+    place.mkdir()
+    host.wait_gone(host.stage_deleted())
+    program.wait_for_line("The audit is written to")
+    assert len((place / "audit.json").read_text().splitlines()) == 1
+    assert len(program.lines("ERROR")) == 1
+
+
+@pytest.mark.parametrize("command", [[], ["sweep"]])
+def test_a_file_that_cannot_be_written_from_the_start(
+    host: Host, database_url: str, command: list[str], new_host: Callable[..., Host]
+) -> None:
+    audited(host, database_url)
+    audit_of(host).mkdir()
+    residue = host.stage_deleted()
+    said = refused(*command, "--config-file", str(host.config_file))
+    assert "audit_log" in said and "Is a directory" in said
+    assert residue.exists()

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How little the program may be allowed: in the database, and by systemd's unit."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from tests.functional.host import GlanceNotifier, Host, new_id
+from tests.functional.program import PROGRAM, SECRET
+from tests.services import Database, MariaDB, RabbitMQ
+
+UNIT = Path(__file__).parents[2] / "etc" / "glance-staging-watcher.service"
+MAX_EXPOSURE = 2.0  # of 10, as systemd-analyze counts
+
+# As docs/operation-daemon.md says.
+GRANTS = {
+    "mariadb": ("CREATE USER {user} IDENTIFIED BY '{password}'", "ON {database}.images TO {user}"),
+    "postgresql": ("CREATE ROLE {user} LOGIN PASSWORD '{password}'", "ON images TO {user}"),
+}
+
+
+@pytest.mark.parametrize("database_url", GRANTS, indirect=True)
+@pytest.mark.parametrize("select", ["SELECT", "SELECT (id, deleted)"])
+def test_select_on_images_is_enough(
+    request: pytest.FixtureRequest,
+    new_host: Callable[..., Host],
+    database_url: str,
+    select: str,
+    rabbitmq: RabbitMQ,
+    notifier: GlanceNotifier,
+) -> None:
+    name = database_url.rpartition("/")[2]
+    kind = "mariadb" if database_url.startswith("mysql") else "postgresql"
+    server: Database = request.getfixturevalue(kind)
+    password = f"{SECRET}-reader"
+    create, grant = GRANTS[kind]
+    server.execute(create.format(user=name, password=password))
+    server.execute(f"GRANT {select} {grant.format(user=name, database=name)}", name)
+    url = server.url(name, name, password)
+    host = new_host(transport_url=rabbitmq.url(), watcher="absent_grace = 1")
+    host.configure(database_url=url, transport_url=rabbitmq.url(), watcher="absent_grace = 1")
+    server.execute("CREATE TABLE image_properties (id INTEGER)", name)
+    for forbidden in (
+        "DELETE FROM images",
+        "UPDATE images SET deleted = (1 = 1)",
+        "SELECT * FROM image_properties",
+        "CREATE TABLE another (id INTEGER)" if isinstance(server, MariaDB) else "DROP TABLE images",
+    ):
+        engine = sa.create_engine(url, poolclass=sa.NullPool)
+        with pytest.raises(sa.exc.DBAPIError), engine.begin() as connection:
+            connection.exec_driver_sql(forbidden)
+
+    swept, live = host.stage_deleted(), host.stage_live()
+    unknown = host.stage(new_id())
+    program = host.start()
+    assert not swept.exists() and (host.staging / live).exists()
+    program.wait_for_line("Listening for notifications")
+    image = host.stage_live(".uc")
+    host.forget(image)
+    host.images.delete(image)
+    notifier.deleted(image)
+    host.wait_gone(host.staging / f"{image}.uc", host.stage_deleted(), unknown)
+    assert host.sweep()[0] == 0
+    assert not program.lines("ERROR"), program.log
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_no_capabilities_are_needed(host: Host) -> None:
+    """As in the unit: CapabilityBoundingSet= and NoNewPrivileges=yes."""
+    residue, live = host.stage_deleted(), host.stage_live()
+    drop = ["setpriv", "--inh-caps=-all", "--no-new-privs"]
+    if os.geteuid() == 0:
+        drop.append("--bounding-set=-all")
+    run = subprocess.run(
+        [*drop, PROGRAM, "sweep", "--config-file", host.config_file],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "Cleaned 1 stale staging files, 1 ignored (0 errors)" in run.stdout
+    assert not residue.exists() and (host.staging / live).exists()
+
+
+def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        pytest.skip("systemd-analyze is not installed")
+    return subprocess.run(
+        [program, *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+    unit = tmp_path / UNIT.name
+    command = "/opt/glance-staging-watcher/bin/glance-staging-watcher"
+    assert command in UNIT.read_text()
+    unit.write_text(UNIT.read_text().replace(command, str(PROGRAM)))
+    done = analyze("verify", "--man=no", unit)
+    assert done.returncode == 0, done.stderr
+    assert UNIT.name not in done.stderr
+
+
+def test_the_unit_exposes_little() -> None:
+    if "offline" not in analyze("--help").stdout:
+        pytest.skip("this systemd-analyze can't look at a file")
+    done = analyze(
+        "security", "--no-pager", "--offline=true", f"--threshold={MAX_EXPOSURE * 10:g}", UNIT
+    )
+    assert done.returncode == 0, done.stdout

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+import re
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.parser import text_string_to_metric_families as parse
+
+from watcher.account import LAG_BUCKETS, Account, Tally, Trigger
+from watcher.metrics import PREFIX, Metrics, new_registry
+from watcher.workqueue import Image, Sweep, WorkQueue
+
+# Prometheus, "Metric and label naming"
+BASE_UNITS = {"seconds", "bytes"}
+OTHER_UNITS = {"milliseconds", "ms", "minutes", "hours", "kilobytes", "kb", "mb", "gb", "percent"}
+
+
+def families(account: Account, queue: WorkQueue | None = None) -> list[Metric]:
+    metrics = Metrics(
+        account,
+        queue or WorkQueue(),
+        conditions=lambda: {"database": "host s can't be reached", "directory": None},
+        sweep_interval=lambda: 600,
+    )
+    return list(parse(generate_latest(new_registry(metrics)).decode()))
+
+
+def value(found: list[Metric], name: str, **labels: str) -> float | None:
+    values = [
+        sample.value
+        for family in found
+        for sample in family.samples
+        if sample.name == PREFIX + name and sample.labels == labels
+    ]
+    assert len(values) <= 1
+    return values[0] if values else None
+
+
+@pytest.fixture
+def account() -> Account:
+    """With another number everywhere."""
+    made = Account()
+    for number, tally in enumerate(made.tallies.values()):
+        tally.add(Tally(10 * number + 1, 10 * number + 2, 10 * number + 3, 10 * number + 4))
+    made.swept(0.25, Tally(5, 6, 7, 8))
+    made.notifications, made.rechecks, made.brakes = 71, 72, 73
+    for lag in (-1.0, 0.0004, 0.001, 0.03, 4000.0):
+        made.lag.add(lag)
+    return made
+
+
+def test_each_number_has_its_place(account: Account) -> None:
+    queue = WorkQueue()
+    queue.put(Sweep(), delay=60)
+    queue.put(Image("y"), delay=60)
+    queue.put(Image("x"))
+    found = families(account, queue)
+    for number, trigger in enumerate(Trigger):
+        for place, result in enumerate(("cleaned", "ignored", "error"), start=1):
+            labels = {"trigger": trigger.value, "result": result}
+            assert value(found, "files_total", **labels) == 10 * number + place
+        assert value(found, "freed_bytes_total", trigger=trigger.value) == 10 * number + 4
+    last = account.last_sweep
+    assert last is not None
+    for name, expected in {
+        "sweeps_total": 1,
+        "sweep_interval_seconds": 600,
+        "last_sweep_timestamp_seconds": last.ended,
+        "last_sweep_duration_seconds": 0.25,
+        "notifications_total": 71,
+        "rechecks_total": 72,
+        "brakes_total": 73,
+    }.items():
+        assert value(found, name) == expected, name
+    assert value(found, "queue_depth", state="due") == 1
+    assert value(found, "queue_depth", state="delayed") == 2
+    for result, count in {"cleaned": 5, "ignored": 6, "error": 7}.items():
+        assert value(found, "last_sweep_files", result=result) == count
+    assert value(found, "condition", part="database") == 0
+    assert value(found, "condition", part="directory") == 1
+
+
+def test_the_lag_is_a_histogram(account: Account) -> None:
+    found = families(account)
+    bucket = "notification_lag_seconds_bucket"
+    within = {bound: value(found, bucket, le=str(bound)) for bound in LAG_BUCKETS}
+    assert within[0.001] == 3, "a bound belongs to its bucket, a clock that is ahead to the first"
+    assert within[0.025] == 3 and within[0.05] == 4 and within[300.0] == 4
+    assert value(found, bucket, le="+Inf") == 5
+    assert value(found, "notification_lag_seconds_count") == 5
+    assert value(found, "notification_lag_seconds_sum") == pytest.approx(4000.0314)
+
+
+def test_before_anything_has_happened() -> None:
+    """Counters are there with 0, lest their first increase be missed; no sweep is made up."""
+    found = families(Account())
+    assert value(found, "files_total", trigger="sweep", result="error") == 0
+    assert value(found, "brakes_total") == 0 == value(found, "sweeps_total")
+    assert value(found, "notification_lag_seconds_count") == 0
+    assert value(found, "last_sweep_timestamp_seconds") is None
+
+
+def ours(found: list[Metric]) -> Iterator[Metric]:
+    return (family for family in found if not family.name.startswith("process_"))
+
+
+def test_names_follow_the_conventions(account: Account) -> None:
+    found = families(account)
+    assert {"process_cpu_seconds", "process_resident_memory_bytes"} <= {f.name for f in found}
+    for family in ours(found):
+        assert re.fullmatch(PREFIX + "[a-z]+(_[a-z]+)*", family.name), family.name
+        assert family.documentation.endswith("."), family.name
+        assert family.type in ("counter", "gauge", "histogram"), family.name
+        words = family.name.split("_")
+        assert not OTHER_UNITS & set(words), family.name
+        assert not BASE_UNITS & set(words[:-1]), f"{family.name}: the unit comes last"
+        for sample in family.samples:
+            is_counter = family.type == "counter"
+            assert sample.name.endswith("_total") == is_counter, sample.name
+            assert not sample.name.endswith("_created"), sample.name
+            assert not {"job", "instance"} & sample.labels.keys(), sample.name
