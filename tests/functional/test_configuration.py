@@ -48,7 +48,6 @@ def test_a_file_that_does_not_exist(command: list[str], tmp_path: Path) -> None:
         ({"staging": "http://somewhere/staging"}, "Unexpected scheme in staging store"),
         ({"watcher": "sweep_interval = -5"}, "sweep_interval"),
         ({"more": "[broken"}, "glance-api.conf"),
-        ({"default": "log_file = /nonexistent/watcher.log"}, "--log-file"),
         ({"default": "use_stderr = perhaps"}, "use_stderr"),
     ],
 )
@@ -59,6 +58,30 @@ def test_a_value_that_cannot_be_used(
     host.configure(**{"database_url": database_url, **options})
     assert reason in refused(*command, "--config-file", str(host.config_file))
     assert residue.exists()
+
+
+@pytest.mark.parametrize("command", [["sweep"], ["status"], ["check"]])
+def test_a_command_writes_to_no_log_file_but_one_of_its_own(
+    host: Host, database_url: str, command: list[str], tmp_path: Path
+) -> None:
+    glances, own = tmp_path / "api.log", tmp_path / "own.log"
+    host.configure(database_url=database_url, default=f"log_file = {glances}\ndebug = true")
+    host.stage_deleted()
+    arguments = [PROGRAM, *command, "--config-file", str(host.config_file)]
+    for more in (list[str](), ["--log-file", str(own)]):
+        subprocess.run([*arguments, *more], capture_output=True, timeout=60, check=False)
+        assert not glances.exists()
+        assert own.exists() == bool(more)
+
+
+def test_a_log_file_that_cannot_be_written(host: Host, database_url: str) -> None:
+    host.configure(database_url=database_url, default="log_file = /nonexistent/watcher.log")
+    assert "--log-file" in refused("--config-file", str(host.config_file))
+    host.configure(database_url=database_url)
+    named = ["--log-file", "/nonexistent/watcher.log", "--config-file", str(host.config_file)]
+    commands: list[list[str]] = [[], ["sweep"], ["sweep", "--dry-run"]]
+    for command in commands:
+        assert "name another file with --log-file" in refused(*command, *named)
 
 
 @pytest.mark.parametrize(
@@ -121,12 +144,15 @@ def test_a_sweep_with_a_database_that_cannot_be_reached(host: Host, scheme: str)
 
 
 def test_unknown_options_and_commands() -> None:
-    for arguments in (["--nonsense"], ["sweeep"], ["--dry-run"], ["sweep", "now"]):
+    assert "Unknown command 'sweeep'" in refused("sweeep")
+    wrong_value = ["sweep", "--format", "xml"]
+    for arguments in (["--nonsense"], ["--dry-run"], ["sweep", "now"], wrong_value):
         run = subprocess.run(
             [PROGRAM, *arguments], capture_output=True, text=True, timeout=30, check=False
         )
         assert run.returncode == 2
-        assert "usage: glance-staging-watcher" in run.stderr
+        assert ("--format" if "xml" in arguments else "usage: glance-") in run.stderr
+        assert run.stderr.endswith("\n")
         assert "Traceback" not in run.stderr
 
 
@@ -153,12 +179,15 @@ def test_a_warning_when_glance_sends_no_notifications(
 def test_version_and_help() -> None:
     version = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=True)
     assert version.stdout.strip().split(".")[0].isdigit()
-    for arguments in (["--help"], ["sweep", "--help"]):
+    for arguments in (["--help"], ["sweep", "--help"], ["status", "--help"], ["check", "--help"]):
         text = subprocess.run(
             [PROGRAM, *arguments], capture_output=True, text=True, check=True
         ).stdout
-        for part in ("sweep", "--config-file", "--config-dir", "--debug", "Exit codes", "2 "):
+        command = arguments[0]
+        for part in (command, "--config-file", "--config-dir", "--debug", "Exit codes", "2 "):
             assert part in text
-        assert ("--dry-run remove" in text.lower() or "--dry-run  " in text) == (
-            arguments[0] == "sweep"
-        )
+        assert ("--format FORMAT" in text) == (command != "--help")
+        if command == "--help":
+            for name in ("sweep [--dry-run]", "status [--all]", "check"):
+                assert f"glance-staging-watcher {name} " in text
+        assert ("--dry-run remove" in text.lower() or "--dry-run  " in text) == (command == "sweep")

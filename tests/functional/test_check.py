@@ -1,0 +1,686 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``check`` on the real servers: what an operator is told, and that nothing is changed there."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import re
+import shutil
+import ssl
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Thread
+
+import amqp
+import pytest
+
+from tests.functional.host import Host
+from tests.functional.program import PROGRAM, SECRET
+from tests.functional.terminal import COLOUR, Terminal
+from tests.functional.test_formats import DOCUMENTED, PAGE
+from tests.functional.test_formats import check as check_fields
+from tests.services import Database, Images, RabbitMQ, TcpProxy, wait_for
+from watcher import conf
+from watcher.checks import broker as check_broker
+from watcher.notifications import new_transport
+
+STATUS_PROGRAM = PROGRAM.with_name("glance-staging-watcher-status")
+RESULTS = ("ok", "warning", "failure")
+DIRECTORY = ["directory", "removal", "file_system", "file_events"]
+WITHOUT_OVERRIDE = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--"]
+# may read and search everywhere, for the test's own directories are root's
+AS_NOBODY = [
+    "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+    "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search", "--",
+]  # fmt: skip
+NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount", "--propagation", "private", "--"]
+
+_numbers = itertools.count(1)
+
+
+class Account:
+    """What one run of ``check`` told."""
+
+    def __init__(self, host: Host, *, through: list[str] | None = None) -> None:
+        run = execute([*(through or []), str(PROGRAM), "check"], host, "--format", "json")
+        assert not run.stderr
+        lines = [json.loads(line) for line in run.stdout.splitlines()]
+        for line in lines:
+            check_fields(line, DOCUMENTED["check", line["kind"]])
+        self.checks, summary = lines[:-1], lines[-1]
+        assert {line["kind"] for line in self.checks} == {"check"}
+        results = [line["result"] for line in self.checks]
+        assert summary["kind"] == "summary"
+        assert [summary[result] for result in RESULTS] == [results.count(each) for each in RESULTS]
+        assert (
+            run.returncode == max(map(RESULTS.index, results)) == RESULTS.index(summary["result"])
+        )
+        for line in self.checks:
+            assert line["remedy"] or line["result"] == "ok"
+
+    def __getitem__(self, name: str) -> tuple[str, str]:
+        (line,) = (line for line in self.checks if line["name"] == name)
+        return line["result"], line["found"]
+
+    def remedy(self, name: str) -> str:
+        (line,) = (line for line in self.checks if line["name"] == name)
+        return str(line["remedy"])
+
+    @property
+    def names(self) -> list[str]:
+        return [line["name"] for line in self.checks]
+
+    @property
+    def bad(self) -> list[str]:
+        """Names of what isn't OK."""
+        return [line["name"] for line in self.checks if line["result"] != "ok"]
+
+
+def execute(
+    command: list[str], host: Host, *arguments: str, **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    run = subprocess.run(
+        [*command, "--config-file", str(host.config_file), *arguments],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    for output in (run.stdout, run.stderr):
+        assert SECRET not in output and "Traceback" not in output, output
+    return run
+
+
+def possible(command: list[str]) -> list[str]:
+    """The command, which tests need; skipped without it, but in CI root must be able to."""
+    tried = subprocess.run([*command, str(PROGRAM), "--version"], capture_output=True, check=False)
+    if tried.returncode:
+        (pytest.fail if os.environ.get("CI") and os.geteuid() == 0 else pytest.skip)(
+            f"{command[0]} can't do that here"
+        )
+    return command
+
+
+class TlsServer:
+    """Speaks TLS on a port of its own, and plainly with the broker behind it."""
+
+    def __init__(self, target_port: int, directory: Path) -> None:
+        directory.mkdir()
+        self.certificate, key = directory / "certificate", directory / "key"
+        subprocess.run(
+            [
+                *("openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-days", "1"),
+                *("-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"),
+                *("-keyout", key, "-out", self.certificate),
+            ],
+            capture_output=True,
+            check=True,
+        )
+        self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self._context.load_cert_chain(self.certificate, key)
+        self._target_port = target_port
+        self._loop = asyncio.new_event_loop()
+        self._server = self._loop.run_until_complete(
+            asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._context)
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+        self._thread = Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Serve no more."""
+        self._loop.call_soon_threadsafe(self._server.close)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, here = await asyncio.open_connection("127.0.0.1", self._target_port)
+        await asyncio.gather(_pump(reader, here), _pump(there, writer))
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+class Vhost:
+    """A virtual host of the broker, with what there is in it."""
+
+    def __init__(self, broker: RabbitMQ) -> None:
+        self.broker, self.name = broker, f"check{next(_numbers)}"
+        broker.add_vhost(self.name)
+
+    @property
+    def url(self) -> str:
+        return self.broker.url(vhost=self.name)
+
+    def content(self) -> str:
+        """All that is declared, with all that can differ; in one call, for each takes a while."""
+        vhost, common = f'<<"{self.name}">>', "name, durable, auto_delete, arguments, policy"
+        return self.broker.ctl(
+            "eval",
+            f"{{rabbit_exchange:info_all({vhost}, [{common}, type, internal]),"
+            f" rabbit_amqqueue:info_all({vhost}, [{common}, type, messages, consumers]),"
+            f" rabbit_binding:list({vhost})}}.",
+        )
+
+    def check(self, host: Host) -> Account:
+        """Check, which changes nothing."""
+        before = self.content()
+        account = Account(host)
+        assert self.content() == before
+        return account
+
+
+@pytest.fixture
+def vhost(rabbitmq: RabbitMQ) -> Vhost:
+    return Vhost(rabbitmq)
+
+
+def on_sqlite(test: Callable[..., None]) -> Callable[..., None]:
+    """The kind of database makes no difference in this test."""
+    return pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)(test)  # type: ignore[no-any-return]
+
+
+def insert(host: Host) -> None:
+    host.images.insert("0a9c6f5e-8c8e-4d9c-9d6d-0d3c7f0f0001")
+
+
+def test_all_is_well(new_host: Callable[..., Host], vhost: Vhost) -> None:
+    host = new_host(transport_url=vhost.url)
+    insert(host)
+    queue = f"watcher-{host.directory.name}"
+    host.start().wait_for_line("Listening for notifications")
+    account = vhost.check(host)
+    assert account.names == [
+        "configuration",
+        "user",
+        *DIRECTORY,
+        *("database", "images", "privileges"),
+        *("broker", "exchange", "queue", "messages"),
+        "notifications",
+    ]
+    documented = re.findall("`([a-z_]+)`", "".join(re.findall(r"\n\* .*?:", PAGE.read_text())))
+    assert account.names == documented
+    assert account.bad == []
+    assert account["configuration"] == ("ok", str(host.config_file))
+    assert account["images"] == ("ok", "1 rows in the images table")
+    assert account["exchange"] == ("ok", "exchange glance is there, as configured")
+    assert account["queue"] == ("ok", f"queue {queue} is there, not durable as configured")
+    assert account["messages"] == ("ok", "0 messages wait, 1 consumers")
+
+
+def test_what_is_missing_is_not_made(new_host: Callable[..., Host], vhost: Vhost) -> None:
+    host = new_host(transport_url=vhost.url)
+    account = vhost.check(host)
+    assert account.bad == ["images", "exchange", "queue"]
+    assert "no Glance has sent anything" in account["exchange"][1]
+    assert "has not run with this pool" in account["queue"][1]
+    assert account["images"][0] == "warning" and "no row at all" in account["images"][1]
+    assert "messages" not in account.names
+
+
+@on_sqlite
+def test_no_declaration_can_make_anything(new_host: Callable[..., Host], vhost: Vhost) -> None:
+    host = new_host(transport_url=vhost.url)
+    loaded = conf.load(["--config-file", str(host.config_file)])
+    before = vhost.content()
+    for options in ({}, {"amqp_durable_queues": True}, {"rabbit_quorum_queue": True}):
+        driver = new_transport(loaded)._driver
+        for name, value in options.items():
+            loaded.set_override(name, value, group="oslo_messaging_rabbit")
+        _, connection = check_broker._connect(driver)
+        assert connection is not None
+        connection.declare_topic_consumer("glance", "info", queue_name="missing")
+        for declare in (connection.declare_exchange, connection.declare_queue):
+            with pytest.raises(amqp.PreconditionFailed, match="invalid"):
+                declare(passive=False)
+        connection.close()
+    assert vhost.content() == before
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("options", "durable", "arguments", "exchange", "queue"),
+    [
+        ("", True, {}, ("failure", "durable is true, "), ("failure", "durable is true, ")),
+        (
+            "amqp_durable_queues = true",
+            False,
+            {},
+            ("ok", "durable is false, "),
+            ("warning", "durable is false, "),
+        ),
+        (
+            "amqp_durable_queues = true",
+            True,
+            {"x-queue-type": "quorum"},
+            ("ok", "as configured"),
+            ("failure", "x-queue-type is quorum, by the configuration none"),
+        ),
+        (
+            "rabbit_quorum_queue = true",
+            True,
+            {},
+            ("ok", "as configured"),
+            ("failure", "x-queue-type is none, by the configuration quorum"),
+        ),
+        (
+            "rabbit_quorum_queue = true",
+            True,
+            {"x-queue-type": "quorum"},
+            ("ok", "as configured"),
+            ("ok", "quorum as configured"),
+        ),
+        (
+            "rabbit_quorum_queue = true",
+            False,
+            {},
+            ("failure", "durable is false, "),
+            ("failure", "durable is false, "),
+        ),
+        (
+            "",
+            False,
+            {"x-max-length": 7},
+            ("ok", "as configured"),
+            ("failure", "x-max-length is 7, by the configuration none"),
+        ),
+    ],
+)
+def test_declared_otherwise(
+    new_host: Callable[..., Host],
+    vhost: Vhost,
+    options: str,
+    durable: bool,
+    arguments: dict[str, object],
+    exchange: tuple[str, str],
+    queue: tuple[str, str],
+) -> None:
+    host = new_host(transport_url=vhost.url, more=f"[oslo_messaging_rabbit]\n{options}")
+    with vhost.broker.channel(vhost.name) as channel:
+        channel.exchange_declare("glance", "topic", durable=durable, auto_delete=False)
+        channel.queue_declare(
+            f"watcher-{host.directory.name}",
+            durable=durable,
+            auto_delete=False,
+            arguments=arguments,
+        )
+    account = vhost.check(host)
+    for name, expected in (("exchange", exchange), ("queue", queue)):
+        result, found = account[name]
+        assert result == expected[0] and expected[1] in found
+
+
+@on_sqlite
+def test_a_queue_that_nothing_reads_and_one_that_two_read(
+    new_host: Callable[..., Host], vhost: Vhost
+) -> None:
+    pool = f"pool{next(_numbers)}"
+    hosts = [new_host(transport_url=vhost.url, watcher=f"pool = {pool}") for _ in range(2)]
+    first = hosts[0].start()
+    first.wait_for_line("Listening for notifications")
+    first.stop()
+    with vhost.broker.channel(vhost.name) as channel:
+        for _ in range(3):
+            channel.basic_publish(amqp.Message("{}"), "glance", "notifications.info")
+    wait_for(lambda: vhost.broker.queues(vhost.name).get(pool) == 3, 20, "3 messages")
+    account = vhost.check(hosts[0])
+    assert account["messages"][0] == "warning"
+    assert account["messages"][1].startswith("3 messages wait, 0 consumers: no service runs")
+
+    for host in hosts:
+        host.start().wait_for_line("Listening for notifications")
+    wait_for(lambda: vhost.broker.queues(vhost.name).get(pool) == 0, 20, "no message")
+    account = vhost.check(hosts[1])
+    assert account["messages"][0] == "warning"
+    assert "2 consumers where one watcher has 1" in account["messages"][1]
+
+
+@on_sqlite
+def test_a_broker_that_refuses(new_host: Callable[..., Host], vhost: Vhost) -> None:
+    broker, name = vhost.broker, f"check{next(_numbers)}"
+    broker.add_user(name, SECRET, vhost.name, configure="^$")
+    with broker.channel(vhost.name) as channel:
+        channel.exchange_declare("glance", "topic", durable=False, auto_delete=False)
+    cases = {
+        broker.url("nobody", SECRET, vhost.name): "Login was refused",
+        broker.url(name, f"{SECRET}-wrong@:", vhost.name): "Login was refused",
+        broker.url(name, f"{SECRET}/wrong", vhost.name): "no user or password in it may have a /",
+        broker.url(vhost="no-such-vhost"): "vhost no-such-vhost not found",
+        broker.url().replace(str(broker.port), "1"): "Connection refused",
+        broker.url().replace("127.0.0.1", "no-such-host.invalid"): "Name or service not known",
+    }
+    host = new_host(transport_url="fake://")
+    before = vhost.content()
+    for url, reason in cases.items():
+        host.configure(database_url="sqlite://", transport_url=url)
+        account = Account(host)
+        assert account["broker"][0] == "failure"
+        assert re.search(reason + "|name resolution", account["broker"][1])
+        assert "exchange" not in account.names
+    assert vhost.content() == before
+
+    host.configure(database_url="sqlite://", transport_url=broker.url(name, SECRET, vhost.name))
+    account = vhost.check(host)
+    assert account["broker"] == (
+        "ok",
+        f"127.0.0.1:{broker.port} lets the watcher into virtual host {vhost.name}",
+    )
+    assert account["exchange"][0] == "failure" and "(403)" in account["exchange"][1]
+    assert "set_permissions" in account.remedy("exchange")
+
+
+@on_sqlite
+def test_one_broker_of_several_is_down(new_host: Callable[..., Host], vhost: Vhost) -> None:
+    good = re.sub("^rabbit://(.*)/.*", r"\1", vhost.url)
+    bad = good.replace(str(vhost.broker.port), "1")
+    host = new_host(transport_url=f"rabbit://{bad},{good}/{vhost.name}")
+    account = vhost.check(host)
+    found = [(line["result"], line["found"]) for line in account.checks if line["name"] == "broker"]
+    assert [result for result, _ in found] == ["warning", "ok"]
+    assert found[0][1].startswith("127.0.0.1:1: ")
+    assert "exchange" in account.names
+
+
+@on_sqlite
+def test_a_broker_that_does_not_answer(new_host: Callable[..., Host], vhost: Vhost) -> None:
+    proxy = TcpProxy(vhost.broker.port)
+    try:
+        proxy.freeze()
+        url = vhost.url.replace(f":{vhost.broker.port}/", f":{proxy.port}/")
+        account = Account(new_host(transport_url=url))
+        assert account["broker"] == ("failure", f"127.0.0.1:{proxy.port}: timed out")
+    finally:
+        proxy.close()
+
+
+@on_sqlite
+def test_a_broker_by_tls(new_host: Callable[..., Host], vhost: Vhost, tmp_path: Path) -> None:
+    tls, other = (TlsServer(vhost.broker.port, tmp_path / name) for name in ("tls", "other"))
+    url = vhost.url.replace(f":{vhost.broker.port}/", f":{tls.port}/")
+    options = f"[oslo_messaging_rabbit]\nssl = true\nssl_ca_file = {tls.certificate}"
+    account = vhost.check(new_host(transport_url=url, more=options))
+    assert account["broker"][0] == "ok"
+    options = f"[oslo_messaging_rabbit]\nssl = true\nssl_ca_file = {other.certificate}"
+    result, found = vhost.check(new_host(transport_url=url, more=options))["broker"]
+    assert result == "failure" and "certificate verify failed" in found.lower()
+    tls.close()
+    other.close()
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("url", "watcher", "result", "found"),
+    [
+        ("fake://", "", "warning", "fake:// is not checked"),
+        ("nosuch://u:s3cr3t@h/", "", "failure", "unknown scheme 'nosuch'"),
+        ("rabbit://u:s3cr3t@h:port/", "", "failure", "can't be used"),
+        ("fake://", "notifications = false", "ok", "not asked"),
+    ],
+)
+def test_other_transports(
+    new_host: Callable[..., Host], url: str, watcher: str, result: str, found: str
+) -> None:
+    account = Account(new_host(transport_url=url, watcher=watcher))
+    assert account["broker"][0] == result and found in account["broker"][1]
+
+
+@on_sqlite
+def test_what_glance_does_not_send(new_host: Callable[..., Host]) -> None:
+    host = new_host(transport_url="fake://", default="disabled_notifications = image")
+    assert "disabled_notifications" in Account(host)["notifications"][1]
+    host.configure(database_url="sqlite://", transport_url="fake://", watcher="exchange = other")
+    assert "to exchange glance" in Account(host)["notifications"][1]
+    host.configure(database_url="sqlite://", transport_url="fake://", watcher="topics = other")
+    assert "on topics notifications" in Account(host)["notifications"][1]
+    host.configure(database_url="sqlite://", transport_url="fake://")
+    assert Account(host)["notifications"][0] == "ok"
+
+
+@pytest.fixture(params=["mariadb", "postgresql"])
+def server(request: pytest.FixtureRequest) -> Database:
+    made = request.getfixturevalue(request.param)
+    assert isinstance(made, Database)
+    return made
+
+
+@pytest.fixture
+def server_host(tmp_path: Path, server: Database) -> Iterator[tuple[Host, str]]:
+    """A host, and the name of its database, which has Glance's table with one row."""
+    name = f"check_{next(_numbers)}"
+    server.create_database(name)
+    images = Images(server.url(name))
+    images.create_table()
+    directory = tmp_path / "host"
+    directory.mkdir()
+    host = Host(directory, images, database_url=server.url(name))
+    insert(host)
+    yield host, name
+    host.close()
+    images.close()
+
+
+def test_a_user_who_can_only_read(server: Database, server_host: tuple[Host, str]) -> None:
+    host, name = server_host
+    account = Account(host)
+    assert account["privileges"][0] == "ok" and "can also write" in account["privileges"][1]
+    grant = re.search(r"GRANT SELECT \(id, deleted\) ON .* TO [^;]*", account.remedy("privileges"))
+    assert grant is not None
+    reader = f"reader_{next(_numbers)}"
+    server.add_reader(reader, SECRET, name)
+    server.execute(re.sub("'?staging_watcher('@'%')?", reader, grant[0]), name)
+    host.configure(database_url=server.url(name, reader, SECRET))
+    account = Account(host)
+    assert account.bad == []
+    assert account["images"] == ("ok", "1 rows in the images table")
+    assert account["privileges"] == ("ok", "its user can only read images")
+    server.execute(f"GRANT UPDATE (name) ON images TO {reader}", name)
+    assert "can also write" in Account(host)["privileges"][1]
+
+
+def test_a_database_that_cannot_be_used(server: Database, server_host: tuple[Host, str]) -> None:
+    host, name = server_host
+    server.create_database(f"{name}_empty")
+    cases = {
+        server.url(name, password=f"{SECRET}-wrong"): "Access denied|authentication failed",
+        server.url("no_such_database"): "Unknown database|does not exist",
+        server.url(f"{name}_empty"): "doesn't exist|does not exist",
+        server.url(name).replace(str(server.port), "1"): "Can't connect|Connection refused",
+    }
+    for url, reason in cases.items():
+        host.configure(database_url=url)
+        account = Account(host)
+        assert account.bad == ["database"]
+        assert account["database"][0] == "failure"
+        assert re.search(reason, account["database"][1])
+        assert "images" not in account.names
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("", "is not set"),
+        (f"mysql://glance:{SECRET}@host:port/x", "can't be parsed"),
+        ("sqlite:////nonexistent/x", "unable to open"),
+    ],
+)
+def test_a_database_url_that_cannot_be_used(host: Host, url: str, reason: str) -> None:
+    host.configure(database_url=url)
+    account = Account(host)
+    assert account.bad == ["database"]
+    assert account["database"][0] == "failure" and reason in account["database"][1]
+
+
+@on_sqlite
+def test_a_large_table_is_not_counted(host: Host) -> None:
+    host.images.insert(*(f"0a9c6f5e-8c8e-4d9c-9d6d-{number:012}" for number in range(10_001)))
+    assert Account(host)["images"] == ("ok", "more than 10,000 rows in the images table")
+
+
+@on_sqlite
+def test_a_directory_that_is_not_there(host: Host) -> None:
+    host.staging.rmdir()
+    account = Account(host)
+    assert account["directory"] == ("warning", f"{host.staging} does not exist")
+    assert not host.staging.exists()
+    host.staging.touch()
+    assert Account(host)["directory"] == (
+        "failure",
+        f"{host.staging} can't be read: Not a directory",
+    )
+    host.configure(database_url="sqlite://", staging="http://x/")
+    assert Account(host)["directory"][0] == "failure"
+
+
+@on_sqlite
+def test_a_directory_that_another_user_owns(host: Host) -> None:
+    insert(host)
+    residue = host.stage_deleted()
+    command = possible(AS_NOBODY if os.geteuid() == 0 else ["env"])
+    host.staging.chmod(0o555)
+    account = Account(host, through=command)
+    assert account.bad == ["removal"]
+    assert account["removal"][0] == "failure"
+    host.staging.chmod(0o755)
+    if os.geteuid() == 0:
+        assert account["user"] == ("ok", "runs as nobody")
+        assert account["removal"][1] == "nobody may not remove files: the directory belongs to root"
+        host.staging.chmod(0o1777)
+        account = Account(host, through=command)
+        assert account["removal"][0] == "warning" and "sticky" in account["removal"][1]
+        os.chown(host.staging, 65534, -1)
+        assert Account(host, through=command).bad == []
+        account = Account(host)
+        assert account.bad == ["user"]
+        assert "runuser -u nobody" in account.remedy("user")
+    assert residue.exists()
+
+
+@on_sqlite
+def test_a_directory_that_cannot_be_read(host: Host) -> None:
+    command = possible(WITHOUT_OVERRIDE) if os.geteuid() == 0 else []
+    host.staging.chmod(0)
+    result, found = Account(host, through=command)["directory"]
+    host.staging.chmod(0o755)
+    assert (result, found) == ("failure", f"{host.staging} can't be read: Permission denied")
+
+
+@on_sqlite
+def test_a_file_system_that_is_read_only(host: Host) -> None:
+    place = host.staging
+    steps = f'mount --bind {place} {place} && mount -o remount,bind,ro {place} && exec "$@"'
+    account = Account(host, through=[*possible(NAMESPACE), "sh", "-c", steps, "sh"])
+    assert account["removal"] == ("failure", "the file system is mounted read-only")
+
+
+@on_sqlite
+def test_a_file_system_in_memory(host: Host) -> None:
+    steps = f'mount -t tmpfs none {host.staging} && exec "$@"'
+    account = Account(host, through=[*possible(NAMESPACE), "sh", "-c", steps, "sh"])
+    assert account["file_system"] == ("ok", "tmpfs, local")
+    assert account["removal"][0] == "ok"
+
+
+@on_sqlite
+@pytest.mark.parametrize("flag", ["i", "a"])
+def test_a_directory_with_a_flag(host: Host, flag: str) -> None:
+    if os.geteuid() or not shutil.which("chattr"):
+        pytest.skip("needs root and chattr")
+    if subprocess.run(["chattr", f"+{flag}", host.staging], check=False).returncode:
+        pytest.skip("needs a file system with such flags")
+    try:
+        account = Account(host)
+    finally:
+        subprocess.run(["chattr", f"-{flag}", host.staging], check=True)
+    assert account["removal"] == ("failure", "the directory is immutable or append-only")
+
+
+@on_sqlite
+@pytest.mark.parametrize("what", ["watches", "instances"])
+def test_no_inotify_left(host: Host, what: str) -> None:
+    # the limit of the private name space, not the machine's
+    steps = f'echo 0 > /proc/sys/user/max_inotify_{what} && exec "$@"'
+    account = Account(host, through=[*possible(NAMESPACE), "sh", "-c", steps, "sh"])
+    result, found = account["file_events"]
+    assert result == "warning" and "limit reached" in found
+    assert f"fs.inotify.max_user_{what}" in account.remedy("file_events")
+
+
+@on_sqlite
+def test_for_people(new_host: Callable[..., Host]) -> None:
+    host = new_host()
+    host.configure(
+        database_url="sqlite:////nonexistent/x", staging=f"file://{host.directory}/\x1bx"
+    )
+    run = execute([str(PROGRAM), "check"], host)
+    assert run.returncode == 2 and not run.stderr and run.stdout.isascii()
+    lines = run.stdout.splitlines()
+    assert all(line.isprintable() for line in lines)
+    assert lines[0] == f"ok       configuration   {host.config_file}"
+    assert any("\\x1bx does not exist" in line for line in lines)
+    assert any(line.strip().startswith("-> ") for line in lines)
+    assert lines[-1].endswith(" 1 failed")
+
+
+@on_sqlite
+def test_colour_at_a_terminal(host: Host) -> None:
+    command = ("check", "--config-file", host.config_file)
+    for terminal, coloured in (
+        (Terminal(*command), True),
+        (Terminal(*command, environment={"NO_COLOR": "1"}), False),
+        (Terminal(*command, environment={"TERM": "dumb"}), False),
+    ):
+        terminal.end()
+        assert bool(COLOUR.search(terminal.raw)) == coloured
+        assert terminal.lines[0].startswith("ok       configuration   ")
+
+
+@on_sqlite
+def test_glances_own_log_file_is_left_alone(new_host: Callable[..., Host], tmp_path: Path) -> None:
+    log = tmp_path / "api.log"
+    Account(new_host(default=f"log_file = {log}"))
+    assert not log.exists()
+
+
+@on_sqlite
+def test_upgrade_check(new_host: Callable[..., Host], vhost: Vhost) -> None:
+    host = new_host(transport_url=vhost.url)
+    insert(host)
+    before = vhost.content()
+    run = execute([str(STATUS_PROGRAM)], host, "upgrade", "check", "--json")
+    assert run.returncode == 1 and not run.stderr
+    told = {each["check"]: each for each in json.loads(run.stdout)["checks"]}
+    assert {name: each["result"] for name, each in told.items()} == {
+        "Configuration": 0,
+        "Staging directory": 0,
+        "Database": 0,
+        "Message broker": 1,
+        "Glance's notifications": 0,
+    }
+    assert "exchange glance doesn't exist" in told["Message broker"]["details"]
+    assert vhost.content() == before
+
+    host.start().wait_for_line("Listening for notifications")
+    run = execute([str(STATUS_PROGRAM)], host, "upgrade", "check")
+    assert run.returncode == 0 and run.stdout.count("Result: Success") == 5
+    host.configure(database_url="", transport_url=vhost.url)
+    assert execute([str(STATUS_PROGRAM)], host, "upgrade", "check").returncode == 2
+
+
+def test_the_status_program_without_a_command_or_with_a_wrong_file(tmp_path: Path) -> None:
+    missing = ["--config-file", str(tmp_path / "none.conf"), "upgrade", "check"]
+    for arguments, said in (([], "upgrade check"), (missing, "none.conf")):
+        run = subprocess.run(
+            [STATUS_PROGRAM, *arguments], capture_output=True, text=True, check=False
+        )
+        assert run.returncode == 2 and said in run.stderr
+        assert "Traceback" not in run.stdout + run.stderr

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The JSON that commands write is what docs/formats.md promises to programs."""
+
+import base64
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.functional.host import Host, new_id
+from tests.functional.program import PROGRAM, SECRET
+
+PAGE = Path(__file__).parents[2] / "docs/formats.md"
+TYPES: dict[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "object": (dict,),
+    "null": (type(None),),
+}
+ROW = re.compile(r"^\| `([\w.*]+)` \| ([\w ]+) \|", re.MULTILINE)
+VERDICTS = {"remove", "error", "recheck", "keep"}
+
+Fields = dict[str, str]  # path of a field: its types
+
+
+def documented() -> dict[tuple[str, str], Fields]:
+    """Fields by command and kind of object, as the page has them."""
+    found = {}
+    text = PAGE.read_text().partition("## JSON\n")[2].partition("## Exit codes\n")[0]
+    common, *sections = text.split("\n### ")
+    for section in sections:
+        title = section.partition("\n")[0]
+        *commands, kind = re.findall("`([^`]+)`", title)
+        for command in commands:
+            found[command, kind] = dict(ROW.findall(common) + ROW.findall(section))
+    return found
+
+
+DOCUMENTED = documented()
+
+
+def flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Fields of an object and of those in it, by their paths."""
+    fields = {}
+    for name, field in value.items():
+        path = prefix + ("*" if prefix == "verdicts." else name)
+        fields[path] = field
+        if isinstance(field, dict) and name != "oldest":
+            fields.update(flat(field, f"{path}."))
+    return fields
+
+
+def check(value: dict[str, Any], promised: Fields) -> None:
+    """An object has the promised fields, with values of the promised types, and no others."""
+    fields = flat(value)
+    fields.pop("verdicts.*", None)
+    within_null = tuple(f"{path}." for path, field in fields.items() if field is None)
+    expected = {path for path in promised if not path.startswith(within_null or ("\0",))}
+    assert set(fields) == expected, f"{value['kind']}: undocumented, or missing"
+    for path, field in fields.items():
+        types = [each for name in promised[path].split(" or ") for each in TYPES[name]]
+        assert type(field) in types, (path, field, promised[path])
+
+
+@pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    """SQLite only: the kind of database makes no difference here."""
+    return f"sqlite:///{tmp_path / 'glance.sqlite'}"
+
+
+@pytest.fixture
+def host(host: Host) -> Host:
+    """A host with a file for each verdict, and names that are no text."""
+    host.stage_live()
+    host.stage_deleted(".uc")
+    host.stage(new_id())
+    image = new_id()
+    host.images.insert(image, deleted=True)
+    (host.staging / image).mkdir()
+    host.stage(os.fsdecode(b"caf\xe9"))
+    residue = host.stage_deleted()
+    residue.rename(host.staging / (residue.name + os.fsdecode(b".\xff\n")))
+    return host
+
+
+def run(host: Host, command: str) -> tuple[int, list[dict[str, Any]]]:
+    """Run a command; its exit code, and the objects that it wrote."""
+    done = subprocess.run(
+        [PROGRAM, *command.split(), "--format", "json", "--config-file", host.config_file],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert SECRET not in done.stdout
+    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("command", sorted({command for command, _ in DOCUMENTED}))
+def test_each_command_writes_what_is_documented(host: Host, command: str) -> None:
+    _, objects = run(host, command)
+    kinds = {kind for documented_command, kind in DOCUMENTED if documented_command == command}
+    assert {value["kind"] for value in objects} == kinds
+    for value in objects:
+        check(value, DOCUMENTED[command, value["kind"]])
+        assert value["version"] == 1
+    assert [value["kind"] in ("summary", "status") for value in objects].index(True) == (
+        len(objects) - 1
+    )
+
+
+def test_status_of_all_files(host: Host) -> None:
+    _, objects = run(host, "status --all")
+    *files, status = objects
+    assert {value["verdict"] for value in files} == VERDICTS
+    for value in files:
+        check(value, DOCUMENTED["status", "file"])
+    check(status["oldest"] | {"version": 1, "kind": "file"}, DOCUMENTED["status", "file"])
+    assert status["oldest"]["verdict"] in ("remove", "error")
+
+
+def test_a_dry_run_and_the_sweep_agree(host: Host) -> None:
+    code, (*planned, plan) = run(host, "sweep --dry-run")
+    assert code == 1
+    states = {value["verdict"]: value["image_state"] for value in planned if value["image_id"]}
+    assert states == {"keep": "live", "remove": "deleted", "recheck": "absent", "error": "deleted"}
+    to_remove = {value["name"] for value in planned if value["verdict"] == "remove"}
+    code, (*done, outcome) = run(host, "sweep")
+    assert code == 1
+    assert {value["name"] for value in done if value["kind"] == "removed"} == to_remove
+    assert [value["error"] for value in done if value["kind"] == "failed"] == ["Is a directory"]
+    for field in ("cleaned", "ignored", "error", "size", "directory"):
+        assert outcome[field] == plan[field], field
+    assert (outcome["cleaned"], outcome["ignored"], outcome["error"]) == (2, 3, 1)
+    assert outcome["size"] == sum(value["size"] for value in done if value["kind"] == "removed")
+    assert plan["verdicts"]["remove"] == {"files": 2, "size": outcome["size"]}
+    host.check_live()
+
+
+def test_names_that_are_no_text_come_as_bytes(host: Host) -> None:
+    _, objects = run(host, "sweep --dry-run")
+    names = {value["name"]: value["name_b64"] for value in objects if value["kind"] == "file"}
+    assert base64.b64decode(names.pop("caf\ufffd")) == b"caf\xe9"
+    [(name, raw)] = [(name, raw) for name, raw in names.items() if raw is not None]
+    assert name.endswith(".\ufffd\n") and base64.b64decode(raw).endswith(b".\xff\n")
+
+
+def test_without_a_directory(new_host: Any) -> None:
+    host = new_host()
+    host.staging.rmdir()
+    for command, kind in (
+        ("sweep", "summary"),
+        ("sweep --dry-run", "summary"),
+        ("status", "status"),
+    ):
+        code, [value] = run(host, command)
+        assert code == 0
+        check(value, DOCUMENTED[command, kind])
+    host.staging.mkdir()
+
+
+def test_status_without_a_database(host: Host) -> None:
+    host.configure(database_url=f"mysql+pymysql://glance:{SECRET}@127.0.0.1:9/glance")
+    code, [value] = run(host, "status")
+    assert code == 2
+    check(value, DOCUMENTED["status", "status"])
+    assert value["database"]["host"] == "127.0.0.1"
+    assert value["database"]["error"] and value["verdicts"] is None

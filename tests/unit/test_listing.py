@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from watcher.cleaner import Cleaner
+from watcher.judge import Decision
+from watcher.listing import list_findings
+from watcher.staging import Staging
+from watcher.verdict import Verdict
+
+FILES = 2500
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_lines_are_written_while_files_are_looked_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], as_json: bool
+) -> None:
+    written = []
+
+    class Planner:
+        def plan(self, between: Callable[[int, int], None]) -> Iterator[Decision]:
+            for number in range(FILES):
+                if number % 1000 == 0:
+                    written.append(len(capsys.readouterr().out.splitlines()))
+                yield Decision(f"x{number}", None, None, Verdict.KEEP, "not an image's file")
+                between(number + 1, FILES)
+
+    with Staging(str(tmp_path)) as staging:
+        totals = list_findings(staging, cast(Cleaner, Planner()), as_json=as_json)
+    assert totals["keep"].files == FILES
+    head = 0 if as_json else 1
+    assert written == [0, 1000 + head, 1000]

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of Glance's database: does it answer, is it the right one, what else may its user do."""
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from oslo_config import cfg
+from sqlalchemy.engine import make_url
+
+from watcher.checks.result import Check, Result
+from watcher.conf import ConfigError, database_url
+from watcher.images import DatabaseError, Images
+
+MOST = 10_000  # rows that are counted; a large table would take minutes
+
+_NO_IMAGE = "00000000-0000-0000-0000-000000000000"
+_COUNT = f"SELECT count(*) FROM (SELECT images.id FROM images LIMIT {MOST + 1}) AS found"  # noqa: S608
+_POSTGRESQL_WRITE = (
+    "SELECT has_table_privilege('images', 'INSERT, UPDATE, DELETE, TRUNCATE')"
+    " OR has_any_column_privilege('images', 'INSERT, UPDATE')"
+)
+
+_GRANT = re.compile(
+    r"GRANT (?P<privileges>.+?) ON (?P<database>{name})\.(?P<table>{name}) TO ".format(
+        name=r'(?:\*|`(?:[^`]|``)+`|"(?:[^"]|"")+")'
+    )
+)
+_WRITING = {"ALL", "ALL PRIVILEGES", "INSERT", "UPDATE", "DELETE", "DROP", "ALTER"}
+
+
+class Privileges(NamedTuple):
+    """What the user of ``[database] connection`` may do.
+
+    :param backend: mysql, mariadb, postgresql or sqlite
+    :param database: its name, or the file of SQLite
+    :param may_write: to the images table
+    """
+
+    backend: str
+    database: str
+    may_write: bool
+
+
+def checks(conf: cfg.ConfigOpts) -> Iterator[Check]:
+    """Ask the database; nothing in it is changed."""
+    try:
+        probe = _Probe(database_url(conf))
+    except ConfigError as error:
+        yield Check(
+            "database", Result.FAILURE, str(error), "correct [database] connection in the file"
+        )
+        return
+    try:
+        probe.states([_NO_IMAGE])
+        count, held = probe.count(), probe.privileges()
+    except DatabaseError as error:
+        yield Check(
+            "database",
+            Result.FAILURE,
+            str(error),
+            "see that the server runs, that [database] connection is that of this Glance, and "
+            "that its user may SELECT on images",
+        )
+        return
+    finally:
+        probe.close()
+    yield Check("database", Result.OK, f"{probe.backend} answers what the watcher asks")
+    yield rows(count)
+    yield privileges(held)
+
+
+def rows(count: int) -> Check:
+    """Whether the table looks like that of a Glance in use.
+
+    :param count: at most one more than `MOST`
+    """
+    if not count:
+        return Check(
+            "images",
+            Result.WARNING,
+            "the images table has no row at all: no file without a row is removed",
+            "nothing, if this cloud is new; else correct [database] connection, it is another one",
+        )
+    number = f"more than {MOST:,}" if count > MOST else f"{count:,}"
+    return Check("images", Result.OK, f"{number} rows in the images table")
+
+
+def privileges(held: Privileges) -> Check:
+    """Whether the user may do more than it needs; that of Glance itself does, and that is fine."""
+    if not held.may_write:
+        return Check("privileges", Result.OK, "its user can only read images")
+    if held.backend == "sqlite":
+        return Check("privileges", Result.OK, "its file is writable; the watcher only reads")
+    if held.backend == "postgresql":
+        grant = "GRANT SELECT (id, deleted) ON images TO staging_watcher"
+    else:
+        name = held.database.replace("`", "``")
+        grant = f"GRANT SELECT (id, deleted) ON `{name}`.`images` TO 'staging_watcher'@'%'"
+    return Check(
+        "privileges",
+        Result.OK,
+        "its user can also write, as Glance's does; the watcher only reads",
+        f"to give it less: {grant}; and [database] connection with that user in a --config-file "
+        "of the watcher's own",
+    )
+
+
+def may_write(grants: Iterable[str], database: str) -> bool:
+    """Whether MySQL's or MariaDB's ``SHOW GRANTS`` let a user write to a database's images."""
+    for grant in grants:
+        found = _GRANT.match(grant)
+        if found is None or not (
+            _matches(found["database"], database, wild=found["table"] == "*")
+            and _matches(found["table"], "images")
+        ):
+            continue
+        listed = re.sub(r" ?\([^)]*\)", "", found["privileges"]).upper().split(", ")
+        if _WRITING & set(listed):
+            return True
+    return False
+
+
+def _matches(quoted: str, name: str, *, wild: bool = False) -> bool:
+    if quoted == "*":
+        return True
+    mark = quoted[0]
+    text = quoted[1:-1].replace(mark * 2, mark)
+    pattern = re.escape(text)
+    if wild:  # a grant on a whole database names it as LIKE does
+        parts = re.findall(r"\\[_%\\]|.", text, re.DOTALL)
+        likes = {"_": ".", "%": ".*"}
+        pattern = "".join(likes.get(part) or re.escape(part[-1]) for part in parts)
+    return re.fullmatch(pattern, name, re.DOTALL | re.IGNORECASE) is not None
+
+
+class _Probe(Images):
+    """The watcher's own way to the database, with a few more questions."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self._database = make_url(url).database or ""
+
+    def count(self) -> int:
+        """Rows of the table, up to one more than `MOST`."""
+        return int(self._execute(_COUNT, [])[0][0])
+
+    def privileges(self) -> Privileges:
+        """What the user may do."""
+        if self.backend == "sqlite":
+            allowed = os.access(self._database, os.W_OK)
+        elif self.backend == "postgresql":
+            allowed = bool(self._execute(_POSTGRESQL_WRITE, [])[0][0])
+        else:
+            grants = [row[0] for row in self._execute("SHOW GRANTS", [])]
+            allowed = may_write(grants, self._database)
+        return Privileges(self.backend, self._database, allowed)

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lists findings on stdout while they are made, so that a million files need no memory."""
+
+from contextlib import nullcontext
+from itertools import islice
+
+from watcher.cleaner import FILES_PER_STEP, Cleaner
+from watcher.findings import VERDICTS, Totals, findings
+from watcher.output import finding_fields, say_json
+from watcher.progress import Bar, bar
+from watcher.staging import Staging
+from watcher.table import Table
+
+
+def list_findings(
+    staging: Staging,
+    cleaner: Cleaner,
+    *,
+    as_json: bool,
+    verdicts: tuple[str, ...] = VERDICTS,
+) -> Totals:
+    """Look at every file of an open staging directory, and list those with certain verdicts;
+    the totals of all.
+
+    :raises ConfigError: the directory can't be read, or stdout not written to
+    :raises DatabaseError: the database can't tell
+    """
+    totals = Totals()
+    table = Table()
+    with nullcontext(Bar()) if as_json else bar(listing=True) as shown:
+        found = findings(staging, cleaner.plan(shown.step))
+        while step := list(islice(found, FILES_PER_STEP)):
+            for finding in step:
+                totals.add(finding)
+            listed = [finding for finding in step if finding.verdict in verdicts]
+            if as_json:
+                for finding in listed:
+                    say_json("file", finding_fields(finding))
+            elif listed:
+                with shown.hidden():
+                    table.add(listed)
+    if not as_json:
+        table.end()
+    return totals
