@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The documentation: it builds without a warning, and says what the program says."""
+
+import ast
+import configparser
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.functional.program import PROGRAM
+from watcher.cli import COMMANDS
+from watcher.conf import GROUP, watcher_opts
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.glob("**/*.md"))
+OPERATION = [*sorted(DOCS.glob("operation*.md")), DOCS / "metrics.md"]
+
+LEVELS = {
+    "debug": "DEBUG",
+    "info": "INFO",
+    "warning": "WARNING",
+    "error": "ERROR",
+    "exception": "ERROR",
+}
+HANDED_ON = ("why_not_sent",)  # functions whose result, literal texts, goes to the log
+_FORMAT = re.compile(r"%(?:\(\w+\))?[-+ #0]*\d*(?:\.\d+)?[a-z]")
+_CODE = re.compile(r"^```(\w*)\n(.*?)^```$|`([^`\n]+)`", re.MULTILINE | re.DOTALL)
+_BLANK = ".{1,99}?"
+
+
+class Text(NamedTuple):
+    """What the program can say.
+
+    :param level: of the log; "" for the line that ends the program
+    :param where: file and line
+    :param text: with blanks for its placeholders
+    """
+
+    level: str
+    where: str
+    text: str
+
+    def found_in(self, page: str) -> bool:
+        """Whether a page has it, with anything in place of the blanks."""
+        pattern = _BLANK.join(re.escape(part) for part in self.text.split("…"))
+        return re.search(f"{self.level} {pattern}" if self.level else pattern, page) is not None
+
+
+def _blanked(node: ast.expr, where: str) -> str:
+    if isinstance(node, ast.JoinedStr):
+        parts = [part.value if isinstance(part, ast.Constant) else "%s" for part in node.values]
+        text = "".join(str(part) for part in parts)
+    elif isinstance(node, ast.Constant):
+        text = str(node.value)
+    else:
+        raise AssertionError(f"{where}: the text is no literal, so it can't be looked for")
+    return _FORMAT.sub("…", text)
+
+
+def _texts(path: Path) -> Iterator[Text]:
+    """All that a module can say."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        where = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+        said: list[tuple[str, ast.expr]] = []
+        if isinstance(node, ast.FunctionDef) and node.name in HANDED_ON:
+            for part in ast.walk(node):
+                if isinstance(part, ast.Return) and isinstance(part.value, ast.Tuple):
+                    said += [("", text) for text in part.value.elts]
+        elif isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            if name == "Fault":
+                said = [("ERROR", node.args[1]), ("INFO", node.args[2])]
+            elif name == "ConfigError" and not isinstance(node.args[0], ast.Name | ast.Call):
+                said = [("", node.args[0])]  # else it is another exception's text
+            elif name == "LOG.log":
+                said = [("[A-Z]+", node.args[1])]
+            elif name.removeprefix("LOG.") in LEVELS and name.startswith("LOG."):
+                said = [(LEVELS[name.removeprefix("LOG.")], node.args[0])]
+        for level, text in said:
+            blanked = _blanked(text, where)
+            if re.search(r"\w{3}", blanked):  # else all of it is handed on
+                yield Text(level, where, blanked)
+
+
+@cache
+def program_texts() -> list[Text]:
+    """All that the program can say in its log, and in the line that ends it."""
+    return [text for path in sorted((ROOT / "watcher").rglob("*.py")) for text in _texts(path)]
+
+
+def code(page: Path, *languages: str) -> list[str]:
+    """Blocks of code of a page in these languages; "inline" for what stands in a sentence."""
+    found = [(match[1], match[2], match[3]) for match in _CODE.finditer(page.read_text())]
+    return [
+        block if inline is None else inline
+        for language, block, inline in found
+        if ("inline" if inline is not None else language) in languages
+    ]
+
+
+def _words(text: str) -> str:
+    return " ".join(text.split())
+
+
+@cache
+def explained() -> str:
+    """What the pages on operation quote, each quotation in one line."""
+    quotations = (block for page in OPERATION for block in code(page, "text", "inline"))
+    return "\n".join(_words(quotation) for quotation in quotations)
+
+
+def test_every_line_is_explained() -> None:
+    missing = [" ".join(text) for text in program_texts() if not text.found_in(explained())]
+    assert len(program_texts()) > 40
+    assert not missing, "docs/operation.md must say what to do about:\n" + "\n".join(missing)
+
+
+def test_no_line_is_explained_that_the_program_does_not_say() -> None:
+    lines = [
+        line
+        for block in code(DOCS / "operation.md", "text")
+        for line in block.replace("\n    ", " ").splitlines()
+        if line.partition(" ")[0] in LEVELS.values()
+    ]
+    assert lines
+    assert not [line for line in lines if not any(t.found_in(line) for t in program_texts())]
+
+
+@cache
+def help_of(command: str) -> str:
+    """What ``--help`` of a command prints; "" is the service."""
+    run = subprocess.run(
+        [PROGRAM, *command.split(), "--help"],
+        env=os.environ | {"COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return run.stdout
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_exit_codes_agree_with_the_help(command: str) -> None:
+    promised = re.findall(r"[:;] (\d) ", _words(help_of(command).partition("Exit codes")[2]))
+    row = re.compile(rf"^\| `{f'glance-staging-watcher {command}'.strip()}` \|.*\|(.*)\|$", re.M)
+    told = row.findall((DOCS / "operation.md").read_text())
+    assert len(told) == 1, f"no row for the command {command!r} on docs/operation.md"
+    assert re.findall(r"(\d):", told[0]) == promised != []
+
+
+def test_options_of_the_command_line_exist() -> None:
+    known = " ".join(help_of(command) for command in ["", *COMMANDS])
+    lines = [
+        line
+        for page in PAGES
+        for block in code(page, "sh", "console", "ini", "inline")
+        for line in block.replace("\\\n", " ").splitlines()
+        if re.match(r"--[a-z]", line) or re.search(r"glance-staging-watcher\b[^/]* --", line)
+    ]
+    options = {
+        option
+        for line in lines
+        if not re.search(r"\bpip\b|podman|rabbitmqctl|oslo-config|sphinx", line)
+        for option in re.findall(r"(?<!\S)--[a-z][a-z-]*", line)
+    }
+    assert options
+    assert not {option for option in options if not re.search(rf"{option}\b(?!-)", known)}
+
+
+def test_options_of_the_configuration_exist() -> None:
+    names = {opt.name for opt in watcher_opts}
+    used = set()
+    for page in PAGES:
+        for block in code(page, "ini"):
+            parser = configparser.ConfigParser(strict=False, interpolation=None)
+            parser.read_string(block)
+            used |= set(parser[GROUP]) if parser.has_section(GROUP) else set()
+    assert used <= names
+
+
+def test_measured_figures_are_those_of_the_performance_page() -> None:
+    table = (DOCS / "comparison.md").read_text().partition("## What it costs")[2]
+    figures = re.findall(r"\b\d[\d.,]*(?= (?:s|ms|MB)\b)", table)
+    measured = (DOCS / "performance.md").read_text()
+    assert len(figures) >= 8
+    assert not [
+        f for f in figures if not re.search(rf"(?<![\d.]){re.escape(f)}(?![\d.])", measured)
+    ]
+
+
+def test_the_quick_start_prints_what_it_says(tmp_path: Path) -> None:
+    page = (DOCS / "quickstart.md").read_text()
+    part = page.partition('cd "$(mktemp -d)"')[2].partition("## Let the service do it")[0]
+    blocks = re.findall(r"^```(sh|text)\n(.*?)^```$", part, re.MULTILINE | re.DOTALL)
+    run = subprocess.run(
+        ["/bin/bash", "-e"],
+        input="\n".join(block for kind, block in blocks if kind == "sh"),
+        cwd=tmp_path,
+        env=os.environ | {"PATH": f"{PROGRAM.parent}:{os.environ['PATH']}", "LC_ALL": "C.UTF-8"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    shown = "\n".join(block for kind, block in blocks if kind == "text")
+    assert _same_everywhere(run.stdout) == _same_everywhere(shown)
+
+
+def _same_everywhere(output: str) -> list[str]:
+    # sizes on disk are the file system's, ages the machine's; widths of columns follow them
+    output = re.sub(r"[\d.]+ ?(?:[KM]i)?B\b|\b\d+s\b", "N", output)
+    return [_words(line) for line in output.splitlines() if line]
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built documentation; a warning, a link that leads nowhere among them, is a failure."""
+    if not os.environ.get("CI"):
+        for module in ("sphinx", "myst_parser", "furo"):
+            pytest.importorskip(module)
+    built = tmp_path_factory.mktemp("docs")
+    run = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-qnW", "--keep-going", DOCS, built],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    return built
+
+
+def test_it_builds_without_a_warning(html: Path) -> None:
+    assert (html / "index.html").exists()
+
+
+def test_every_option_has_its_reference(html: Path) -> None:
+    page = (html / "configuration.html").read_text()
+    assert not [opt.name for opt in watcher_opts if f"staging_watcher.{opt.name}" not in page]
+
+
+def test_every_page_can_be_reached(html: Path) -> None:
+    start = (html / "index.html").read_text()
+    assert not [
+        page for page in PAGES if f"{page.relative_to(DOCS).with_suffix('.html')}" not in start
+    ]
