@@ -67,7 +67,7 @@ def test_a_command_writes_to_no_log_file_but_one_of_its_own(
     glances, own = tmp_path / "api.log", tmp_path / "own.log"
     host.configure(database_url=database_url, default=f"log_file = {glances}\ndebug = true")
     host.stage_deleted()
-    arguments = [PROGRAM, *command, "--config-file", str(host.config_file)]
+    arguments = [str(PROGRAM), *command, "--config-file", str(host.config_file)]
     own_log = ["--log-file", str(own)]
     for count in (0, 2):
         subprocess.run([*arguments, *own_log[:count]], capture_output=True, timeout=60, check=False)
