@@ -5,17 +5,21 @@ CONFIG ?=
 TESTS ?= tests
 PYTEST_ARGS ?=
 BENCHMARK_ARGS ?=
+LOWEST_TESTS ?= tests/unit tests/functional/test_service.py tests/functional/test_configuration.py \
+	tests/functional/test_check.py tests/functional/test_metrics.py
 
 BIN = .venv/bin
+VERSION = $(shell sed -n 's/^version = //p' setup.cfg)
 PIP = $(BIN)/pip install -qq --disable-pip-version-check
 GLANCES = .venv-glance-current/.installed .venv-glance-oldest/.installed
 CODE = $(foreach d,watcher tests acceptance tools benchmarks,$(if $(wildcard $(d)/*.py $(d)/*/*.py),$(d)))
 
 .DEFAULT_GOAL = help
-.PHONY: help demo run test acceptance soak benchmark lint services sample clean .venv
+.PHONY: help demo run docs test test-lowest acceptance soak benchmark lint services sample dist deb \
+	clean .venv
 
 help:  ## Show the targets
-	@sed -n 's/^\([a-z.]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z.-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 demo: .venv/.installed  ## Watch the program work, without any other service
 	@$(BIN)/python -m watcher.demo
@@ -27,6 +31,10 @@ run: .venv/.installed  ## Run the program: make run CONFIG=/path/to/the.conf
 test: services  ## Run all checks and tests; TESTS=tests/test_x.py PYTEST_ARGS=-x narrow them
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/python -m pytest $(PYTEST_ARGS) $(TESTS)
+
+test-lowest: services  ## Test with the lowest versions of the dependencies that setup.cfg allows
+	@$(MAKE) --no-print-directory .venv-lowest/.installed
+	@.venv-lowest/bin/python -m pytest $(PYTEST_ARGS) $(LOWEST_TESTS)
 
 acceptance: services  ## Test beside real Glances, and against Glance's own cleaner
 	@$(MAKE) --silent --no-print-directory .venv/.test $(GLANCES)
@@ -48,12 +56,21 @@ lint: .venv/.test  ## Check style and types
 services:  ## Install the servers which the tests need, from Debian's packages
 	@PYTHON="$(PYTHON)" tools/install-services
 
+docs: .venv/.test  ## Build the documentation into docs/_build/html
+	@$(BIN)/python -m sphinx -q -n -W --keep-going -b html docs docs/_build/html
+
 sample: .venv/.installed  ## Write the sample configuration anew
 	@$(BIN)/oslo-config-generator --namespace watcher \
 		--output-file etc/glance-staging-watcher.conf.sample
 
+dist: .venv/.test  ## Build the sdist and the wheel, into dist/
+	@$(BIN)/python -m build --outdir dist
+
+deb: dist  ## Build the Debian package, into dist/; says which packages that needs
+	@tools/build-deb dist/glance_staging_watcher-$(VERSION).tar.gz dist
+
 clean:  ## Remove the environment and all that was generated
-	rm -rf .venv .venv-benchmark .venv-glance-* .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .venv-benchmark .venv-lowest .venv-glance-* .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist docs/_build *.egg-info
 	find watcher tests acceptance tools benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 .venv: .venv/.test  ## Create the environment with everything for the tests
@@ -67,7 +84,7 @@ clean:  ## Remove the environment and all that was generated
 	@touch $@
 
 .venv/.test: .venv/.installed
-	@$(PIP) --editable '.[mysql,postgresql,test]'
+	@$(PIP) --editable '.[docs,mysql,postgresql,test]'
 	@touch $@
 
 .venv-glance-%/.installed: acceptance/glance-%.txt
@@ -79,4 +96,13 @@ clean:  ## Remove the environment and all that was generated
 	@test -x $(@D)/bin/pip || $(PYTHON) -m venv $(@D)
 	@$(@D)/bin/pip install -qq --disable-pip-version-check --editable '.[mysql,postgresql]' \
 		--requirement $<
+	@touch $@
+
+# Test tools are the newest: their bounds are for convenience only.
+.venv-lowest/.installed: setup.cfg pyproject.toml
+	@test -x $(@D)/bin/pip || $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/pip install -qq --disable-pip-version-check uv
+	@$(@D)/bin/uv pip install -q --python $(@D)/bin/python --reinstall --resolution lowest-direct \
+		--editable '.[metrics,mysql,postgresql]'
+	@$(@D)/bin/uv pip install -q --python $(@D)/bin/python --editable '.[metrics,mysql,postgresql,test]'
 	@touch $@

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is built, once for all tests, and places to install it into."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.functional.host import new_id
+from tests.packaging.throwaway import Root
+from tests.services import Images
+
+SOURCE = Path(__file__).parents[2]
+
+
+class Dist(NamedTuple):
+    """Files of a release."""
+
+    sdist: Path
+    wheel: Path
+
+
+class Site(NamedTuple):
+    """A configuration with a database, and one file of residue beside that of a live image."""
+
+    config_file: Path
+    residue: Path
+    live: Path
+
+
+def needed(*programs: str) -> None:
+    """Without one of these programs fail in CI and skip elsewhere."""
+    if missing := [name for name in programs if not shutil.which(name)]:
+        unavailable(f"not installed: {' '.join(missing)}")
+
+
+def unavailable(reason: str) -> None:
+    """Fail in CI and skip elsewhere."""
+    (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+
+
+@pytest.fixture(scope="session")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Dist:
+    """The sdist, and the wheel that is built of it."""
+    directory = tmp_path_factory.mktemp("dist")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--outdir", directory, SOURCE],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    (sdist,), (wheel,) = directory.glob("*.tar.gz"), directory.glob("*.whl")
+    return Dist(sdist, wheel)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Root]:
+    """A root file system to change as one likes."""
+    needed("unshare", "nsenter")
+    if os.geteuid() != 0:
+        unavailable("only root can make a file system to install into")
+    (tmp_path / "overlay").mkdir()
+    with Root(tmp_path / "overlay") as made:
+        yield made
+
+
+def make_site(directory: Path, inside: str) -> Site:
+    """Make a site in a directory that has the path ``inside`` for the program.
+
+    Everything in it is writable for all users.
+    """
+    live, dead = new_id(), new_id()
+    images = Images(f"sqlite:///{directory}/glance.sqlite")
+    images.create_table()
+    images.insert(live)
+    images.insert(dead, deleted=True, status="deleted")
+    images.close()
+    (directory / "staging").mkdir()
+    for name in (live, f"{dead}.qcow2"):
+        (directory / "staging" / name).write_bytes(b"data")
+    config_file = directory / "glance-api.conf"
+    config_file.write_text(
+        f"[DEFAULT]\nnode_staging_uri = file://{inside}/staging\n"
+        f"[database]\nconnection = sqlite:///{inside}/glance.sqlite\n"
+        "[staging_watcher]\nnotifications = false\n"
+    )
+    for path in (directory, directory / "staging", directory / "glance.sqlite"):
+        path.chmod(0o777)
+    return Site(config_file, directory / "staging" / f"{dead}.qcow2", directory / "staging" / live)
+
+
+def site_in(root: Root, scratch: Path) -> Site:
+    """Make a site in ``/srv/site`` of a root; the paths are those from outside.
+
+    :param scratch: a directory, since SQLite can't open a database from outside
+    """
+    (scratch / "site").mkdir()
+    made = make_site(scratch / "site", "/srv/site")
+    place = root.path / "srv/site"
+    shutil.copytree(scratch / "site", place)
+    return Site(*(place / path.relative_to(scratch / "site") for path in made))

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sdist and the wheel, each installed into an empty environment."""
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from tests.packaging.conftest import SOURCE, Dist, make_site
+
+NAME = "glance-staging-watcher"
+NOT_IN_SDIST = {".gitignore", ".ci/run"}
+TEST_TOOLS = {"pytest", "hypothesis", "mypy", "ruff", "build", "dockerfile-parse", "glance"}
+DATA = {
+    "share/man/man8/glance-staging-watcher.8",
+    "share/man/man8/glance-staging-watcher-status.8",
+    "share/bash-completion/completions/glance-staging-watcher",
+    "share/fish/vendor_completions.d/glance-staging-watcher.fish",
+    "share/glance-staging-watcher/glance-staging-watcher.conf.sample",
+    "share/glance-staging-watcher/glance-staging-watcher.service",
+    "share/glance-staging-watcher/rabbitmq-policy.json",
+}
+
+
+def test_the_sdist_has_all_that_is_versioned(dist: Dist) -> None:
+    listed = subprocess.run(
+        ["git", "-C", SOURCE, "ls-files"], capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("not a checkout of git")
+    there = {name for name in listed.stdout.splitlines() if (SOURCE / name).exists()}
+    with tarfile.open(dist.sdist) as archive:
+        packed = {member.name.partition("/")[2] for member in archive if member.isfile()}
+    assert there - packed == NOT_IN_SDIST
+    assert not [name for name in packed if name.endswith(".pyc")]
+
+
+def test_the_wheel_has_the_program_and_no_tests(dist: Dist) -> None:
+    with zipfile.ZipFile(dist.wheel) as archive:
+        files = archive.namelist()
+    prefix = f"glance_staging_watcher-{version(NAME)}"
+    assert {name.partition("/")[0] for name in files} == {
+        *("watcher", f"{prefix}.dist-info", f"{prefix}.data")
+    }
+    modules = {str(path.relative_to(SOURCE)) for path in (SOURCE / "watcher").rglob("*.py")}
+    assert {name for name in files if name.endswith(".py")} == modules
+    assert f"{prefix}.dist-info/licenses/LICENSE" in files
+
+
+@pytest.mark.parametrize("kind", Dist._fields)
+def test_it_installs_and_runs_in_an_empty_environment(
+    dist: Dist, kind: str, tmp_path: Path
+) -> None:
+    environment = tmp_path / "venv"
+    programs = environment / "bin"
+
+    def run(program: str, *arguments: str) -> str:
+        run = subprocess.run(
+            [programs / program, *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert run.returncode == 0, run
+        return run.stdout
+
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    run("pip", "install", "--quiet", str(getattr(dist, kind)))
+    run("pip", "check")
+    assert not TEST_TOOLS & {
+        line.partition("==")[0].lower() for line in run("pip", "freeze", "--all").splitlines()
+    }
+    assert run(NAME, "--version").strip() == version(NAME)
+    assert "usage: glance-staging-watcher" in run(NAME, "--help")
+    assert "upgrade check" in run(f"{NAME}-status", "--help")
+    place = tmp_path / "site"
+    place.mkdir()
+    site = make_site(place, str(place))
+    assert run(NAME, "sweep", "--config-file", str(site.config_file)) == (
+        "Cleaned 1 stale staging files, 1 ignored (0 errors)\n"
+    )
+    assert site.live.exists() and not site.residue.exists()
+    assert "[staging_watcher]" in run("oslo-config-generator", "--namespace", "watcher")
+    for name in DATA:
+        assert (environment / name).is_file(), name

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Man pages and completion know what the program knows."""
+
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.functional.program import PROGRAM
+from tests.packaging.conftest import SOURCE, needed
+from watcher.cli import COMMANDS
+
+Shell = Callable[..., set[str]]
+
+MAN_PAGES = sorted((SOURCE / "man").glob("*.8"))
+SERVICE = ""
+EACH_COMMAND = pytest.mark.parametrize("command", [SERVICE, *COMMANDS])
+
+# What bash does for a user who presses the tab key after the last of the words.
+COMPLETE = r"""
+source "$1"; shift
+COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+_glance_staging_watcher
+printf '%s\n' "${COMPREPLY[@]}"
+"""
+
+
+def options_of(command: str, program: Path = PROGRAM) -> set[str]:
+    """The options in the program's help."""
+    run = subprocess.run(
+        [program, *command.split(), "--help"], capture_output=True, text=True, check=True
+    )
+    return set(re.findall(r"(?:^|[ ,])(--?[a-zA-Z][\w-]*)", run.stdout.partition("options:")[2]))
+
+
+def page(path: Path) -> str:
+    """A man page as one reads it; it must render without a warning."""
+    needed("man")
+    run = subprocess.run(
+        ["man", "--warnings", "--encoding=utf8", "--local-file", path],
+        env=os.environ | {"MANWIDTH": "200", "MANPAGER": "cat", "MAN_KEEP_FORMATTING": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not run.stderr
+    return run.stdout
+
+
+@pytest.mark.parametrize("path", MAN_PAGES, ids=lambda path: path.stem)
+def test_a_man_page_renders(path: Path) -> None:
+    text = page(path)
+    for section in ("NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "SEE ALSO"):
+        assert section in text.splitlines()
+
+
+@EACH_COMMAND
+def test_the_man_page_has_each_command_and_option(command: str) -> None:
+    text = page(SOURCE / "man/glance-staging-watcher.8")
+    described = set(re.findall(r"--?[a-zA-Z][\w-]*", text.partition("\nOPTIONS")[2]))
+    assert options_of(command) <= described
+    assert f"glance-staging-watcher {command}".strip() in text
+    assert not command or re.search(rf"^ +{command}  ", text, re.MULTILINE)
+
+
+def test_the_man_page_of_the_upgrade_check_has_its_option() -> None:
+    program = PROGRAM.with_name("glance-staging-watcher-status")
+    own = options_of("upgrade check", program) - {"-h", "--help"}
+    assert own == {"--json"}
+    assert "--json" in page(SOURCE / "man/glance-staging-watcher-status.8")
+
+
+def in_bash(*words: str) -> set[str]:
+    """What bash offers for the last of the words."""
+    script = SOURCE / "etc/bash-completion/glance-staging-watcher"
+    run = subprocess.run(
+        ["bash", "--norc", "-c", COMPLETE, "bash", script, "glance-staging-watcher", *words],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not run.stderr
+    return set(run.stdout.split())
+
+
+def in_fish(*words: str) -> set[str]:
+    """What fish offers for the last of the words."""
+    script = SOURCE / "etc/fish-completion/glance-staging-watcher.fish"
+    line = " ".join(["glance-staging-watcher", *words])
+    run = subprocess.run(
+        ["fish", "--no-config", "-c", f"source {script}; complete --do-complete '{line}'"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not run.stderr
+    return {offer.partition("\t")[0] for offer in run.stdout.splitlines()}
+
+
+@pytest.fixture(params=[in_bash, in_fish])
+def complete(request: pytest.FixtureRequest) -> Shell:
+    """A shell's completion."""
+    shell: Shell = request.param
+    needed(shell.__name__.removeprefix("in_"))
+    return shell
+
+
+@EACH_COMMAND
+def test_completion_knows_each_option(complete: Shell, command: str) -> None:
+    offered = complete(*command.split(), "--") | complete(*command.split(), "-")
+    assert offered == options_of(command)
+
+
+def test_completion_knows_commands_and_values(complete: Shell, tmp_path: Path) -> None:
+    assert complete("") == set(COMMANDS)
+    assert complete("sw") == {"sweep"}
+    assert complete("sweep", "--dr") == {"--dry-run"}
+    assert complete("check", "--format", "j") == {"json"}
+    (tmp_path / "glance-api.conf").touch()
+    (tmp_path / "glance.d").mkdir()
+    path = f"{tmp_path}/glance"
+    assert complete("--config-file", path) > {f"{tmp_path}/glance-api.conf"}
+    assert {name.rstrip("/") for name in complete("--config-dir", path)} == {f"{tmp_path}/glance.d"}
+
+
+def test_bash_loads_the_completion_by_the_name_of_the_program() -> None:
+    said = subprocess.run(
+        ["bash", "-c", f"source {SOURCE}/etc/bash-completion/{PROGRAM.name}; complete -p"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert said == f"complete -F _glance_staging_watcher {PROGRAM.name}\n"
