@@ -43,9 +43,9 @@ def test_every_removal_by_its_trigger(
     audited(host, database_url, rabbitmq.url())
     swept = host.stage_deleted()
     host.stage_live()
+    image = host.stage_live(".uc")  # before the start: no file event is to tell of it
     program = host.start()
     program.wait_for_line("Listening for notifications")
-    image = host.stage_live(".uc")
     program.wait_for_line("ignored (0 errors)", count=2)
     host.forget(image)
     host.images.delete(image)

@@ -107,7 +107,8 @@ def told(program: Program) -> list[str]:
         r"^\S+ \S+ \d+ (INFO|WARNING|ERROR|CRITICAL) \S+ \[.*?\] (.*)$", program.log, re.MULTILINE
     )
     lines = [f"{level} {text}" for level, text in found]
-    return [line for line in lines if not line.startswith(("INFO Watching ", "INFO Stopping "))]
+    good = ("INFO Watching ", "INFO Stopping ", "INFO Removed ")
+    return [line for line in lines if not line.startswith(good)]
 
 
 def check_told(program: Program, *expected: str) -> None:

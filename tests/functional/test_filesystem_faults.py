@@ -86,11 +86,12 @@ def impossible(reason: str) -> NoReturn:
 
 
 def said(program: Program) -> list[str]:
-    """What an operator sees at INFO and above, with its level; other output as it is."""
+    """What an operator sees at INFO and above, with its level, but for the lines which tell how
+    much went; other output as it is."""
     shown = []
     for line in program.log.splitlines():
         level, text = match.groups() if (match := LINE.fullmatch(line)) else ("", line)
-        if level != "DEBUG":
+        if level != "DEBUG" and not text.startswith("Removed "):
             shown.append(f"{level} {text}".lstrip())
     return shown
 
