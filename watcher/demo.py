@@ -239,7 +239,15 @@ def main() -> int:
         loaded = conf.load(["--config-file", str(configuration)])
         logs.setup(loaded)
         service = Service(loaded)
-        removals = Removals(staging)
+        try:
+            removals = Removals(staging)
+        except OSError as error:
+            print(
+                f"The demo can't watch its directory: {error.strerror}; "
+                "raise fs.inotify.max_user_instances or max_user_watches",
+                file=sys.stderr,
+            )
+            return 2
         account = Account(removals, staging)
         play(ScriptedGlance(loaded, database, staging), service, account)
         service.stop()

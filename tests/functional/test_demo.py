@@ -40,3 +40,18 @@ def test_the_demo_finds_a_watcher_that_is_wrong(mistake: str) -> None:
     assert ("STAYED" if mistake == "keeps residue" else "REMOVED") in run.stdout
     assert "NOT as it should be" in run.stdout
     assert demo.TIMEOUT > 0.5
+
+
+@pytest.mark.parametrize("limit", ["max_inotify_instances", "max_inotify_watches"])
+def test_the_demo_says_in_one_line_that_it_cannot_watch(limit: str) -> None:
+    script = f"echo 0 >/proc/sys/user/{limit} && exec {sys.executable} -m watcher.demo"
+    run = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "sh", "-c", script],  # a limit of its own
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 2, run.stdout + run.stderr
+    assert run.stderr.startswith("The demo can't watch its directory: ")
+    assert run.stderr.count("\n") == 1
