@@ -185,14 +185,14 @@ class Cleaner:
         outcome.ignored += 1
 
     def _remove(self, decision: Decision, outcome: Outcome) -> int | None:
-        """Bytes that a removed file held on disk; None when it was not removed."""
+        """Bytes that a file held on disk; None when it stays, or somebody else removed it."""
         if LOG.isEnabledFor(log.DEBUG):
             LOG.debug(
                 "Stale staging residue found for image %(uuid)s: %(file)r; deleting now.",
                 {"uuid": decision.image_id, "file": self._staging.full_path(decision.name)},
             )
         absent = decision.state is ImageState.ABSENT
-        size = 0
+        size = None
         try:
             # A file of an absent image that vanished meanwhile must not be looked up again: one
             # of that name that comes now is another, and young.
@@ -209,8 +209,9 @@ class Cleaner:
                 self._on_failure(decision, error)
             return None
         outcome.cleaned += 1
-        outcome.size += size
-        self._judge.absent_removed += absent
+        if size is not None:
+            outcome.size += size
+            self._judge.absent_removed += absent
         self._failures.pop(decision.name, None)
         self._failed_before.pop(decision.name, None)
         return size

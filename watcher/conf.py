@@ -178,7 +178,7 @@ def reload(conf: cfg.ConfigOpts) -> list[str]:
     try:
         changed = conf.mutate_config_files()
         _check_values(conf)
-    except (cfg.Error, ValueError, OSError, log.LogConfigError) as error:
+    except Exception as error:  # noqa: BLE001 - the log's own file is evaluated, whatever is in it
         raise ConfigError(f"Cannot use the changed configuration: {_one_line(error)}") from None
     except SystemExit:  # what a value of a command line's option does; oslo.config said why
         raise ConfigError("Cannot use the changed configuration") from None

@@ -34,9 +34,16 @@ _POSTGRESQL_LIMITS = (
     f"-c lock_timeout={LOCK_TIMEOUT * 1000} -c statement_timeout={QUERY_TIMEOUT * 1000}"
 )
 
-# The drivers that our extras bring, for a URL whose own driver isn't installed here.
+# The drivers that our extras bring, for a URL whose own driver isn't installed here, or isn't one
+# of those that take our time limits and tell of a lost connection.
 _DRIVERS = {"mysql": "pymysql", "mariadb": "pymysql", "postgresql": "psycopg", "sqlite": "pysqlite"}
-_MODULES = {"mysqldb": "MySQLdb", "pysqlite": "sqlite3", "mysqlconnector": "mysql.connector"}
+_MODULES = {
+    "pymysql": "pymysql",
+    "mysqldb": "MySQLdb",
+    "psycopg": "psycopg",
+    "psycopg2": "psycopg2",
+    "pysqlite": "sqlite3",
+}
 
 _BY_ID = "SELECT images.id, images.deleted FROM images WHERE images.id IN ({})"
 _BY_ANY_CASE = "SELECT images.id, images.deleted FROM images WHERE lower(images.id) IN ({})"
@@ -101,10 +108,7 @@ def usable_url(url: str) -> URL:
 
 
 def _installed(driver: str) -> bool:
-    try:
-        return importlib.util.find_spec(_MODULES.get(driver, driver)) is not None
-    except ModuleNotFoundError:
-        return False
+    return driver in _MODULES and importlib.util.find_spec(_MODULES[driver]) is not None
 
 
 def _connect_args(url: URL) -> dict[str, Any]:
@@ -199,7 +203,14 @@ class Images:
     def _read(self, query: str, ids: Collection[str]) -> Iterator[tuple[str, ImageState]]:
         for chunk in _chunks(ids, IDS_PER_QUERY):
             marks = ", ".join([self._mark] * len(chunk))
+            asked = {key.lower() for key in chunk}
             for row_id, deleted in self._execute(query.format(marks), chunk):
+                # An id that isn't recognized would make its live image look absent.
+                if not isinstance(row_id, str) or row_id.lower() not in asked:
+                    raise DatabaseError(
+                        f"asked for images by their ids, it answers with {row_id!r:.50}; take "
+                        "unusual options out of [database] connection"
+                    )
                 yield row_id, state_of(deleted)
 
     def _execute(self, query: str, parameters: list[str]) -> list[Any]:

@@ -18,14 +18,14 @@ def setup(conf: cfg.ConfigOpts) -> None:
     """
     try:
         log.setup(conf, DISTRIBUTION)
-    except (log.LogConfigError, OSError, ValueError, TypeError) as error:
-        raise ConfigError(
-            f"Cannot log as the configuration says: {error}; name another file with --log-file"
-        ) from None
     except RuntimeError:
         raise ConfigError(
             "use_journal is set, but the Python module systemd.journal is not installed: pip "
             "install systemd-python, or leave it to systemd to send stderr to the journal"
+        ) from None
+    except Exception as error:  # noqa: BLE001 - log_config_append is evaluated, whatever is in it
+        raise ConfigError(
+            f"Cannot log as the configuration says: {error}; name another file with --log-file"
         ) from None
     quieten()
 

@@ -103,6 +103,7 @@ class Notifications:
         self._lock = threading.Lock()
         self._told: set[str] = set()
         self._listened = False
+        self._driver_log = DriverLog(lost=self.lost, back=self.back, broken=self.renew)
         self._retired: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         self._fault = Fault(
             LOG,
@@ -119,8 +120,13 @@ class Notifications:
         """Connect, and say when Glance sends nothing."""
         if (reason := why_not_sent(self._conf)) is not None:
             LOG.warning("%s; %s", *reason)
-        DriverLog(lost=self.lost, back=self.back, broken=self.renew).attach()
+        self.read_driver_log()
         self._thread.start()
+
+    def read_driver_log(self) -> None:
+        """Hear of the connection from oslo.messaging's log; again after the log was set up anew,
+        which takes every handler away."""
+        self._driver_log.attach()
 
     def stop(self) -> None:
         """Listen no more. Returns at once, for a listener in search of a broker can't be

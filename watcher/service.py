@@ -4,6 +4,7 @@
 import contextlib
 import faulthandler
 import math
+import os
 import signal
 import threading
 import time
@@ -29,6 +30,7 @@ LOG = log.getLogger(__name__)
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2}
 STALL_TIMEOUT = 120.0  # seconds; far longer than the database is waited for
 STOP_TIMEOUT = 3.0  # seconds for the removal in hand
+END_TIMEOUT = 4.5  # seconds for all of the stop
 
 
 class Service:
@@ -133,6 +135,8 @@ class Service:
                 self._reconciler.limit(limits)
             LOG.info("Configuration reloaded, changed: %s", ", ".join(changed) or "nothing")
         logs.quieten()
+        if self._notifications is not None:
+            self._notifications.read_driver_log()
         self._manager.reloaded()
 
     def report(self) -> None:
@@ -249,6 +253,10 @@ def run(conf: cfg.ConfigOpts) -> int:
             service.reload()
         else:
             service.report()
+    # Whatever hangs then, be it the log itself, it ends.
+    deadline = threading.Timer(END_TIMEOUT, os._exit, [1])
+    deadline.daemon = True
+    deadline.start()
     LOG.info("Stopping on %s", signal.Signals(received).name)
     service.stop()
     return 1 if service.failed else 0

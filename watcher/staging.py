@@ -205,11 +205,11 @@ class Staging:
         except FileNotFoundError:
             return None
 
-    def remove(self, name: str, judged: os.stat_result | None = None) -> int:
+    def remove(self, name: str, judged: os.stat_result | None = None) -> int | None:
         """Remove a regular file; one that is gone already is a success.
 
         :param judged: status on which the verdict rests; the file must still be that very one
-        :returns: bytes on disk that it held
+        :returns: bytes on disk that it held; None when it was gone already
         :raises FileChangedError: the file, or the staging directory, isn't the judged one
         :raises OSError: it can't be removed; names the full path
         """
@@ -228,7 +228,7 @@ class Staging:
             else:
                 os.unlink(name, dir_fd=self.descriptor)
         except FileNotFoundError:
-            return 0
+            return None
         except OSError as error:
             raise OSError(error.errno, error.strerror, self.full_path(name)) from None
         return now.st_blocks * 512

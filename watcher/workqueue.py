@@ -83,7 +83,8 @@ class WorkQueue:
         """Put a key, to be taken now or ``delay`` seconds from now.
 
         A key that waits already keeps the earlier of the two times. ``attempt`` and ``since``
-        (default: now) come back with the key, the least of each.
+        (default: now) come back with the key: those that were put with that time, and of puts
+        that are due already the least.
         """
         with self._changed:
             now = self._clock()

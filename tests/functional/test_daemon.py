@@ -7,15 +7,17 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import running
 from tests.functional.host import Host, new_id
 from tests.functional.program import SECRET, Program
 from tests.functional.test_configuration import refused
 from tests.functional.test_process_faults import blocks, stage_many
+from tests.services import RabbitMQ
 from tests.services.ports import free_port
 from tests.services.waiting import wait_for
 
@@ -202,6 +204,73 @@ def test_a_file_that_is_gone_changes_nothing(host: Host) -> None:
     host.wait_gone(host.stage_deleted())
     host.config_file.write_text(text)
     reload(program)
+
+
+LOG_CONFIG = """[loggers]
+keys = root
+[handlers]
+keys = stderr
+[formatters]
+keys = plain
+[logger_root]
+level = DEBUG
+handlers = stderr
+[handler_stderr]
+class = StreamHandler
+args = (sys.stderr,)
+formatter = plain
+[formatter_plain]
+format = %(asctime)s.%(msecs)03d %(process)d %(levelname)s %(name)s [-] %(message)s
+datefmt = %Y-%m-%d %H:%M:%S
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("StreamHandler", "NoSuchHandler"), ("sys.stderr,", "sys.nothing,")]
+)
+def test_a_log_config_that_cannot_be_used(
+    new_host: Callable[..., Host], tmp_path: Path, old: str, new: str
+) -> None:
+    """Whatever is in it is evaluated, and may raise anything."""
+    log_config = tmp_path / "logging.conf"
+    log_config.write_text(LOG_CONFIG)
+    host = new_host(default=f"log_config_append = {log_config}")
+    program = host.start()
+    log_config.write_text(LOG_CONFIG.replace(old, new))
+    assert "going on with the old values" in reload(program, "Cannot use the changed")
+    assert program.process.poll() is None
+    refused("--config-file", str(host.config_file))
+    log_config.write_text(LOG_CONFIG)
+    reload(program)
+    host.wait_gone(host.stage_deleted())
+
+
+@pytest.fixture
+def broker() -> Iterator[RabbitMQ]:
+    """One that nobody else misses."""
+    yield from running(RabbitMQ)
+
+
+def test_the_broker_is_heard_of_after_the_log_was_set_up_anew(
+    new_host: Callable[..., Host], tmp_path: Path, broker: RabbitMQ
+) -> None:
+    log_config = tmp_path / "logging.conf"
+    log_config.write_text(LOG_CONFIG)
+    host = new_host(
+        transport_url=broker.url(),
+        default=f"log_config_append = {log_config}",
+        watcher="sweep_interval = 86400",
+    )
+    program = host.start()
+    program.wait_for_line("Listening for notifications")
+    log_config.write_text(LOG_CONFIG + "# changed\n")
+    reload(program)
+    broker.sync()
+    broker.kill()
+    program.wait_for_line("ERROR watcher.notifications [-] Cannot receive notifications")
+    broker.start()
+    program.wait_for_line("Notifications can be received again")
+    assert not program.lines("ERROR oslo"), program.log
 
 
 def test_a_line_with_a_password_is_not_quoted_at_start(host: Host) -> None:

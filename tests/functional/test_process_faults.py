@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process itself: ended at any moment, killed, doubled, run for long, its clock set."""
 
+import array
+import fcntl
 import os
 import random
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +25,29 @@ from tests.services.waiting import wait_for
 def database_url(tmp_path: Path) -> str:
     """SQLite only: the kind of database makes no difference here."""
     return f"sqlite:///{tmp_path / 'glance.sqlite'}"
+
+
+def test_it_ends_in_time_though_its_log_is_stuck(host: Host) -> None:
+    """A pipe that nobody reads any more is full; then each line waits for ever."""
+    stage_many(host, 1000)
+    reader, writer = os.pipe()
+    command = [str(PROGRAM), "--config-file", str(host.config_file)]
+    with os.fdopen(reader), os.fdopen(writer, "w") as output:
+        size = fcntl.fcntl(output, fcntl.F_GETPIPE_SZ)
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+        try:
+            waiting = array.array("i", [0])
+
+            def is_full() -> bool:
+                fcntl.ioctl(reader, termios.FIONREAD, waiting)
+                return waiting[0] > size - 4096
+
+            wait_for(is_full, 30, "the pipe to be full")
+            process.terminate()
+            assert process.wait(STOP_TIMEOUT) == 1
+        finally:
+            process.kill()
+            process.wait()
 
 
 def stage_many(host: Host, count: int) -> None:

@@ -14,7 +14,7 @@ import pytest
 from tests.services import Images as GlanceImages
 from watcher import cleaner as cleaner_module
 from watcher import staging as staging_module
-from watcher.account import Trigger
+from watcher.account import Removal, Trigger
 from watcher.cleaner import Cleaner, Outcome
 from watcher.images import DatabaseError, Images, ImageState
 from watcher.staging import FileChangedError, Staging
@@ -250,6 +250,36 @@ def test_a_vanished_file_of_an_absent_image_does_not_take_its_successor_along(
     assert lstat is not host.staging.lstat
 
 
+@pytest.mark.parametrize("deleted", [True, False])
+def test_what_others_removed_is_cleaned_but_no_removal_of_ours(host: Host, deleted: bool) -> None:
+    """Glance's own cleaner, or another watcher, was faster."""
+    gone, ours = [new_id() for _ in range(3)], new_id()
+    if deleted:
+        host.glance.insert(*gone, ours, deleted=True)
+    host.stage(*gone, ours)
+    removals: list[Removal] = []
+    cleaner = Cleaner(
+        host.staging,
+        host.images,
+        absent_grace=0,
+        max_absent_removals=1,
+        on_removal=removals.append,
+    )
+    unlink, remove = os.unlink, host.staging.remove
+
+    def slower(name: str, judged: os.stat_result | None = None) -> int | None:
+        if name in gone:
+            unlink(host.path / name)
+        return remove(name, judged)
+
+    host.staging.remove = slower  # type: ignore[method-assign]
+    with host.staging:
+        assert counts(cleaner.clean(told(*gone, ours), Trigger.FILE_EVENT)) == (4, 0, 0)
+    assert [removal.image_id for removal in removals] == [ours]
+    assert removals[0].size > 0
+    assert not host.left, "what others removed does not use the brake up"
+
+
 def test_the_brake_on_absent_images(host: Host, caplog: pytest.LogCaptureFixture) -> None:
     absent, deleted = [new_id() for _ in range(5)], new_id()
     host.glance.insert(deleted, deleted=True)
@@ -451,7 +481,7 @@ def test_what_cannot_be_removed_does_not_use_the_brake_up(
     monkeypatch.setattr(host.staging, "listing", lambda: (6, [[*stuck, *absent]]))
     remove = host.staging.remove
 
-    def refuse(name: str, judged: os.stat_result | None = None) -> int:
+    def refuse(name: str, judged: os.stat_result | None = None) -> int | None:
         if name in stuck:
             raise FileChangedError(name) if how == "changes" else PermissionError(1, "no", name)
         return remove(name, judged)

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import importlib.util
 import socketserver
 import threading
 import uuid
@@ -208,6 +209,45 @@ def test_a_driver_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch
         usable_url("postgresql://u@h/d")
     with pytest.raises(ConfigError, match=r"pip install glance-staging-watcher\[mysql\]"):
         usable_url("mysql://u@h/d")
+
+
+@pytest.mark.parametrize(
+    ("url", "driver"),
+    [
+        ("mysql+mysqlconnector://u@h/d", "pymysql"),  # doesn't tell of a lost connection
+        ("mysql+aiomysql://u@h/d", "pymysql"),
+        ("postgresql+pg8000://u@h/d", "psycopg"),  # takes none of our time limits
+        ("postgresql+asyncpg://u@h/d", "psycopg"),
+        ("sqlite+aiosqlite:////x", "pysqlite"),
+    ],
+)
+def test_a_driver_of_another_kind_gives_way(
+    monkeypatch: pytest.MonkeyPatch, url: str, driver: str
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    assert usable_url(url).get_driver_name() == driver
+
+
+@pytest.mark.parametrize("options", ["use_unicode=0", "use_unicode=false&charset=utf8"])
+@pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
+def test_ids_as_bytes_are_no_answer(images: GlanceImages, database_url: str, options: str) -> None:
+    live = new_id()
+    images.insert(live)
+    url, _, more = database_url.partition("?")
+    table = Images(f"{url}?{options}" + (f"&{more}" if more else ""))
+    for ask in (table.states, table.states_in_any_case):
+        with pytest.raises(DatabaseError, match="it answers with b'"):
+            ask([live])
+
+
+@pytest.mark.parametrize("answer", [uuid.uuid4(), b"x" * 36, str(uuid.uuid4()), None])
+def test_an_id_that_was_not_asked_for_is_no_answer(
+    monkeypatch: pytest.MonkeyPatch, answer: object
+) -> None:
+    table = Images("sqlite:////x")
+    monkeypatch.setattr(table, "_execute", lambda query, parameters: [(answer, 0)])
+    with pytest.raises(DatabaseError, match="asked for images by their ids"):
+        table.states([new_id()])
 
 
 def test_the_urls_own_time_limits_stay() -> None:
