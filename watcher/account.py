@@ -95,7 +95,7 @@ class Account:
         self.lag = Lag()
         #: files and images that were put back to be looked at later
         self.rechecks = 0
-        #: sweeps in which ``max_absent_removals`` was hit
+        #: how often ``max_absent_removals`` was hit; once at most from one sweep to the next
         self.brakes = 0
 
     def swept(self, duration: float, tally: Tally) -> None:

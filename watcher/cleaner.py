@@ -64,6 +64,11 @@ class Cleaner:
         self._failures: dict[str, int | None] = {}
         self._failed_before: dict[str, int | None] = {}
 
+    @property
+    def braked(self) -> bool:
+        """Whether ``max_absent_removals`` was hit since the last sweep began."""
+        return self._judge.braked
+
     def limit(self, *, absent_grace: float, max_absent_removals: int) -> None:
         """Other limits from now on; not during a pass."""
         self._judge.grace, self._judge.max_absent = absent_grace, max_absent_removals
@@ -80,7 +85,6 @@ class Cleaner:
         self._failed_before, self._failures = self._failures, {}
         started = time.monotonic()
         outcome = self._pass(count, batches, Trigger.SWEEP, between=between)
-        self.account.brakes += self._judge.braked
         self.account.swept(time.monotonic() - started, outcome)
         return outcome
 
@@ -136,6 +140,7 @@ class Cleaner:
         if not count:
             return outcome
         LOG.debug("Found %i files in staging directory for potential cleanup", count)
+        braked = self._judge.braked
         try:
             for step in _steps(batches):
                 for decision in self._judge.decide(step, notified):
@@ -146,6 +151,7 @@ class Cleaner:
         finally:
             self.account.tallies[trigger].add(outcome)
             self.account.rechecks += len(outcome.young) + len(outcome.lagging)
+            self.account.brakes += self._judge.braked and not braked
         LOG.debug(
             "Cleaned %(cleaned)i stale staging files, %(ignored)i ignored (%(error)i errors)",
             {"cleaned": outcome.cleaned, "ignored": outcome.ignored, "error": outcome.error},
@@ -192,7 +198,7 @@ class Cleaner:
                 {"uuid": decision.image_id, "file": self._staging.full_path(decision.name)},
             )
         absent = decision.state is ImageState.ABSENT
-        size = None
+        size, failure = None, None
         try:
             # A file of an absent image that vanished meanwhile must not be looked up again: one
             # of that name that comes now is another, and young.
@@ -203,10 +209,12 @@ class Cleaner:
             outcome.young[decision.name] = max(self._judge.grace, 1.0)
             return None
         except OSError as error:
+            failure = error
+        if failure is not None:  # not above, where oslo.log would add the error to the line
             outcome.error += 1
-            self._tell_failure(decision.name, error)
+            self._tell_failure(decision.name, failure)
             if self._on_failure is not None:
-                self._on_failure(decision, error)
+                self._on_failure(decision, failure)
             return None
         outcome.cleaned += 1
         if size is not None:

@@ -9,7 +9,7 @@ import re
 import socket
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from oslo_config import cfg
 from oslo_log import log
@@ -132,18 +132,21 @@ def list_opts() -> list[tuple[str, Sequence[cfg.Opt]]]:
     return [(GROUP, watcher_opts)]
 
 
-def load(
-    args: Sequence[str],
-    *,
-    cli_opts: Sequence[cfg.Opt] = (),
-    usage: str | None = None,
-    description: str | None = None,
-    epilog: str | None = None,
-) -> cfg.ConfigOpts:
+def load(args: Sequence[str], **parser: Any) -> cfg.ConfigOpts:
     """Read Glance's configuration files as ``args`` name them, else where Glance has them.
 
+    :param parser: ``cli_opts``, ``usage``, ``description`` and ``epilog`` of the command line
     :raises ConfigError: a file is missing or can't be parsed, or a value is out of bounds
     """
+    try:
+        return _read(args, **parser)
+    except (cfg.Error, ValueError, OSError) as error:
+        raise ConfigError(f"Cannot use the configuration: {_one_line(error)}") from None
+
+
+def _read(
+    args: Sequence[str], *, cli_opts: Sequence[cfg.Opt] = (), **parser: Any
+) -> cfg.ConfigOpts:
     conf = cfg.ConfigOpts()
     log.register_options(conf)
     conf.register_cli_opts(cli_opts)
@@ -151,21 +154,21 @@ def load(
     conf.register_opts(glance_opts)
     conf.register_opts(staging_store_opts, group="os_glance_staging_store")
     conf.register_opts(database_opts, group="database")
-    try:
-        conf(
-            args,
-            project="glance",
-            prog=DISTRIBUTION,
-            version=version(DISTRIBUTION),
-            usage=usage,
-            description=description,
-            epilog=epilog,
-            default_config_files=cfg.find_config_files(project="glance", prog="glance-api"),
-            default_config_dirs=cfg.find_config_dirs(project="glance", prog="glance-api"),
-        )
-        _check_values(conf)
-    except (cfg.Error, ValueError, OSError) as error:
-        raise ConfigError(f"Cannot use the configuration: {_one_line(error)}") from None
+    conf(
+        args,
+        project="glance",
+        prog=DISTRIBUTION,
+        version=version(DISTRIBUTION),
+        default_config_files=cfg.find_config_files(project="glance", prog="glance-api"),
+        default_config_dirs=cfg.find_config_dirs(project="glance", prog="glance-api"),
+        **parser,
+    )
+    # oslo.config converts a value when it is asked for; ask now, so that a mistake ends the
+    # program at its start.
+    for opt in watcher_opts:
+        conf[GROUP][opt.name]
+    for opt in glance_opts:
+        conf[opt.name]
     return conf
 
 
@@ -173,11 +176,12 @@ def reload(conf: cfg.ConfigOpts) -> list[str]:
     """Read the files anew; the options that changed and can without a restart. Of each that
     can't oslo.config warns.
 
-    :raises ConfigError: a file is missing or can't be parsed, or a value is out of bounds
+    :raises ConfigError: a file is missing or can't be parsed, or a value is out of bounds;
+        nothing is taken over then
     """
     try:
+        _read(conf._args or [])  # by itself, before anything is taken over
         changed = conf.mutate_config_files()
-        _check_values(conf)
     except Exception as error:  # noqa: BLE001 - the log's own file is evaluated, whatever is in it
         raise ConfigError(f"Cannot use the changed configuration: {_one_line(error)}") from None
     except SystemExit:  # what a value of a command line's option does; oslo.config said why
@@ -192,15 +196,6 @@ def _one_line(error: Exception) -> str:
     if parsing and (place := re.match(r"(.*? at .*?:\d+), ", text)):
         return place[1]
     return text
-
-
-def _check_values(conf: cfg.ConfigOpts) -> None:
-    # oslo.config converts a value when it is asked for; ask now, so that a mistake ends the
-    # program at its start.
-    for opt in watcher_opts:
-        conf[GROUP][opt.name]
-    for opt in glance_opts:
-        conf[opt.name]
 
 
 def staging_path(conf: cfg.ConfigOpts) -> str:

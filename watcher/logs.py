@@ -21,7 +21,7 @@ def setup(conf: cfg.ConfigOpts) -> None:
     except RuntimeError:
         raise ConfigError(
             "use_journal is set, but the Python module systemd.journal is not installed: pip "
-            "install systemd-python, or leave it to systemd to send stderr to the journal"
+            "install systemd-python, or leave it out: systemd sends stdout to the journal"
         ) from None
     except Exception as error:  # noqa: BLE001 - log_config_append is evaluated, whatever is in it
         raise ConfigError(

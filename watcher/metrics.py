@@ -86,7 +86,9 @@ class Metrics:
             "rechecks", "Files and images put back to be looked at later.", self._account.rechecks
         )
         yield _counter(
-            "brakes", "Sweeps in which max_absent_removals was hit.", self._account.brakes
+            "brakes",
+            "Times that max_absent_removals was hit, at most once from sweep to sweep.",
+            self._account.brakes,
         )
 
     def _sweeps(self) -> Iterator[Metric]:

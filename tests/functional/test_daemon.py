@@ -196,6 +196,29 @@ def test_a_file_that_cannot_be_used_changes_nothing(
     reload(program)
 
 
+def test_of_a_file_with_a_mistake_nothing_is_taken_over(new_host: Callable[..., Host]) -> None:
+    host = new_host(watcher="sweep_interval = 86400\nabsent_grace = 20")
+    change(host, ("debug = true", "debug = false"))
+    program = host.start()
+    host.wait_gone(host.stage_deleted())
+    change(
+        host,
+        ("debug = false", "debug = true"),
+        ("sweep_interval = 86400", "sweep_interval = bad"),
+        ("absent_grace = 20", "absent_grace = 33"),
+    )
+    reload(program, "Cannot use the changed configuration")
+    host.wait_gone(host.stage_deleted())
+    assert not program.lines(" DEBUG "), program.log
+    assert not program.lines("changed from"), program.log
+    send(program, signal.SIGUSR2)  # a report has the options as they are in force
+    report = program.wait_for_line("absent_grace = ")
+    assert report.endswith("= 20")
+    change(host, ("sweep_interval = bad", "sweep_interval = 86400"))
+    line = reload(program)
+    assert line.endswith("changed: [DEFAULT] debug, [staging_watcher] absent_grace")
+
+
 def test_a_file_that_is_gone_changes_nothing(host: Host) -> None:
     program = host.start()
     text = host.config_file.read_text()

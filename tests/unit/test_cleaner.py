@@ -287,6 +287,8 @@ def test_the_brake_on_absent_images(host: Host, caplog: pytest.LogCaptureFixture
     cleaner = host.cleaner(max_absent_removals=2)
     with host.staging:
         assert counts(cleaner.sweep()) == (3, 3, 0)
+        assert cleaner.braked
+        assert cleaner.account.brakes == 1
         assert deleted not in host.left
         assert counts(cleaner.clean(told(*sorted(host.left)), Trigger.FILE_EVENT)) == (0, 3, 0), (
             "no more till next sweep"
