@@ -13,11 +13,9 @@ from watcher.account import Account
 
 LOG = log.getLogger(__name__)
 
-READY_TIMEOUT = 10.0  # seconds; all else may get lost, and comes again
-
 
 class Manager:
-    """The service manager that started this process."""
+    """The service manager that started this process; if it doesn't listen, nobody waits for it."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         address = environ.get("NOTIFY_SOCKET", "")
@@ -29,9 +27,9 @@ class Manager:
         self._is_ready = False
 
     def ready(self) -> None:
-        """The start is over; told until it was heard, then no more."""
+        """The start, or a reload, is over; told until it was heard, then no more."""
         if not self._is_ready:
-            self._is_ready = self._send("READY=1", timeout=READY_TIMEOUT)
+            self._is_ready = self._send("READY=1")
 
     def status(self, text: str) -> None:
         """What the service is about, in one line; told when it differs from the last one."""
@@ -55,22 +53,22 @@ class Manager:
             self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def reloaded(self) -> None:
-        """The reload is over."""
+        """The reload is over; if that isn't heard, `ready` tells it again."""
         if self._is_ready:
-            self._send("READY=1", timeout=READY_TIMEOUT)
+            self._is_ready = self._send("READY=1")
 
     def stopping(self) -> None:
         """The end begins."""
         self._send("STOPPING=1")
 
-    def _send(self, assignments: str, timeout: float = 0.0) -> bool:
+    def _send(self, assignments: str) -> bool:
         if not self._address:
             return False
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-                sender.settimeout(timeout)
+                sender.settimeout(0.0)
                 sender.connect(self._address)
-                sender.sendall(assignments.encode())
+                sender.sendall(assignments.encode(errors="backslashreplace"))
         except OSError as error:
             LOG.debug("systemd can't be told %s: %s", assignments, error)
             return False

@@ -2,6 +2,7 @@
 """The audit, as the service and a sweep by hand write it."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,13 +99,40 @@ def test_a_file_that_can_no_longer_be_written(host: Host, database_url: str) -> 
     assert len(program.lines("ERROR")) == 1
 
 
-@pytest.mark.parametrize("command", [[], ["sweep"]])
-def test_a_file_that_cannot_be_written_from_the_start(
-    host: Host, database_url: str, command: list[str], new_host: Callable[..., Host]
+def test_a_fifo_in_its_place_holds_up_neither_removals_nor_the_end(
+    host: Host, database_url: str
 ) -> None:
     audited(host, database_url)
-    audit_of(host).mkdir()
+    program = host.start()
+    audit_of(host).unlink()
+    os.mkfifo(audit_of(host))
+    host.wait_gone(host.stage_deleted(), host.stage_deleted())
+    program.wait_for_line("removals go on without it")
+    assert program.stop() == 0
+
+
+@pytest.mark.parametrize("command", [[], ["sweep"]])
+@pytest.mark.parametrize(
+    ("make", "cause"), [(os.mkdir, "Is a directory"), (os.mkfifo, "No such device or address")]
+)
+def test_a_file_that_cannot_be_written_from_the_start(
+    host: Host, database_url: str, command: list[str], make: Callable[[Path], None], cause: str
+) -> None:
+    audited(host, database_url)
+    make(audit_of(host))
     residue = host.stage_deleted()
     said = refused(*command, "--config-file", str(host.config_file))
-    assert "audit_log" in said and "Is a directory" in said
+    assert "audit_log" in said and cause in said
     assert residue.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_sweep_by_root_leaves_it_to_the_service(host: Host, database_url: str) -> None:
+    place = host.directory / "place"
+    place.mkdir()
+    os.chown(place, 64321, 64321)
+    host.configure(database_url=database_url, watcher=f"audit_log = {place / 'audit.json'}")
+    host.stage_deleted()
+    assert host.sweep()[0] == 0
+    made = (place / "audit.json").stat()
+    assert (made.st_uid, made.st_gid, made.st_size > 0) == (64321, 64321, True)

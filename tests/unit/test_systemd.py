@@ -71,11 +71,50 @@ def test_what_was_not_heard_is_told_again(tmp_path: Path) -> None:
     listener.socket.close()
 
 
-def test_a_manager_that_does_not_listen_holds_nobody_up(listener: Listener) -> None:
-    manager = Manager(listener.environ)
+def fill(manager: Manager) -> None:
     for number in range(2000):  # more than any socket takes
         manager.status(str(number))
-    assert 0 < len(listener.heard()) < 2000
+
+
+def test_a_manager_that_does_not_listen_holds_nobody_up(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float | None] = []
+
+    class Socket(socket.socket):
+        def settimeout(self, value: float | None) -> None:
+            waits.append(value)
+            super().settimeout(value)
+
+    monkeypatch.setattr(socket, "socket", Socket)
+    manager = Manager(listener.environ | {"WATCHDOG_USEC": "300000000"})
+    fill(manager)
+    for each in (manager.ready, manager.ping, manager.reloading, manager.reloaded):
+        each()
+    manager.stopping()
+    assert set(waits) == {0.0}
+    heard = listener.heard()
+    assert 0 < len(heard) < 2000 and "READY=1" not in heard
+    manager.ready()
+    assert listener.heard() == ["READY=1"], "the next time"
+
+
+def test_the_end_of_a_reload_that_was_not_heard(listener: Listener) -> None:
+    manager = Manager(listener.environ)
+    manager.ready()
+    manager.reloading()
+    fill(manager)
+    manager.reloaded()
+    assert listener.heard().count("READY=1") == 1
+    for _ in range(2):
+        manager.ready()
+    assert listener.heard() == ["READY=1"], "once more, else it reloads for ever"
+
+
+def test_bytes_that_are_no_text(listener: Listener) -> None:
+    manager = Manager(listener.environ)
+    manager.status(os.fsdecode(b"at \xff: \xc3\xbc"))
+    assert listener.heard() == ["STATUS=at \\udcff: ü"]
 
 
 @pytest.mark.parametrize(
