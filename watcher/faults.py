@@ -43,11 +43,15 @@ class Fault:
 
     def end(self) -> bool:
         """It is in order; True when it wasn't."""
-        if not self._causes:
-            return False
-        self._causes = frozenset()
-        self._log.info(self._ended)
-        return True
+        lasted = self.forget()
+        if lasted:
+            self._log.info(self._ended)
+        return lasted
+
+    def forget(self) -> bool:
+        """What was out of order is there no more, which is for others to tell; as `end`."""
+        lasted, self._causes = self.active, frozenset()
+        return lasted
 
 
 def backoff(attempt: int) -> float:

@@ -3,6 +3,7 @@
 
 import errno
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 
 from oslo_log import log
@@ -47,9 +48,7 @@ class Reconciler:
         self._queue, self._staging, self._images = queue, staging, images
         self._cleaner, self._account, self._events = cleaner, cleaner.account, events
         self._sweep_interval = sweep_interval
-        # those asked for by another thread, and those that the cleaner's thread has taken over
-        self._asked: Limits | None = None
-        self._taken: Limits | None = None
+        self._asked: deque[Limits] = deque(maxlen=1)  # by another thread
         self._on_swept, self._on_progress = on_swept, on_progress
         self._check_interval = check_interval
         #: moment of the monotonic clock of the last progress
@@ -57,31 +56,27 @@ class Reconciler:
         self._known: Identity | None = None
         self._told_missing = False
         self._checked = False
+        # images that Glance told to be deleted, whose files are still to be looked at
+        self._owed: dict[str, Waiting] = {}
         self._told_removed = (0, 0)  # files and bytes
-        self._database_fault = Fault(
-            LOG,
-            "Cannot ask the database for images, nothing is removed until it answers: %s",
-            "The database answers again",
-        )
-        self._directory_fault = Fault(
-            LOG,
-            "Cannot read the staging directory, trying again: %s",
-            "The staging directory can be read again",
-        )
-        self._events_fault = Fault(
-            LOG,
-            "Cannot watch the staging directory for file events, sweeps and notifications go on: "
-            "%s",
-            "File events of the staging directory arrive again",
-        )
-
-    @property
-    def faults(self) -> Mapping[str, Fault]:
-        """What can be out of order, by the part of the watcher."""
-        return {
-            "database": self._database_fault,
-            "directory": self._directory_fault,
-            "file_events": self._events_fault,
+        #: what can be out of order, by the part of the watcher
+        self.faults: Mapping[str, Fault] = {
+            "database": Fault(
+                LOG,
+                "Cannot ask the database for images, nothing is removed until it answers: %s",
+                "The database answers again",
+            ),
+            "directory": Fault(
+                LOG,
+                "Cannot read the staging directory, trying again: %s",
+                "The staging directory can be read again",
+            ),
+            "file_events": Fault(
+                LOG,
+                "Cannot watch the staging directory for file events, sweeps and notifications go "
+                "on: %s",
+                "File events of the staging directory arrive again",
+            ),
         }
 
     def run(self) -> None:
@@ -90,50 +85,60 @@ class Reconciler:
         self._queue.put(Directory())
         while keys := self._queue.take():
             self._progress()
-            self._take_limits()
             self._reconcile(keys)
             if Sweep() in keys:
                 self._on_swept()
             self._progress()
 
     def limit(self, limits: Limits) -> None:
-        """Other limits, beginning with a sweep that comes at once. Any thread may call it."""
-        self._asked = limits
+        """Other limits, from the next step on, and a sweep at once. Any thread may call it."""
+        self._asked.append(limits)
         self._queue.put(Sweep())
 
-    def _take_limits(self) -> None:
-        limits = self._asked
-        if limits is not None and limits is not self._taken:
-            self._taken = limits
+    def _progress(self, done: int = 0, count: int = 0) -> None:
+        self.heartbeat = time.monotonic()
+        self._on_progress()
+        if self._asked:  # only between steps: one's grace chose who has the second read
+            limits = self._asked.popleft()
             self._sweep_interval = limits.sweep_interval
             self._cleaner.limit(
                 absent_grace=limits.absent_grace, max_absent_removals=limits.max_absent_removals
             )
 
-    def _progress(self, done: int = 0, count: int = 0) -> None:
-        self.heartbeat = time.monotonic()
-        self._on_progress()
-
     def _reconcile(self, keys: Mapping[Key, Waiting]) -> None:
         try:
-            with self._staging:
-                if self._follow() or Sweep() in keys:
-                    self._sweep(keys)
-                elif not self._database_fault.active:  # else the sweep to come sees all
-                    self._clean(keys)
+            self._look(keys)
         except DatabaseError as error:
-            self._database_fault.begin(str(error))
-            self._try_again(keys)
-        except FileNotFoundError:
-            self._wait_for_directory()
-            if Sweep() in keys:
-                self._account.swept(0.0, Tally())  # of nothing
-            self._queue.put(Sweep(), delay=self._sweep_interval)
-        except OSError as error:
-            self._directory_fault.begin(str(error))
+            self.faults["database"].begin(str(error))
             self._try_again(keys)
         if Directory() in keys:
             self._queue.put(Directory(), delay=self._check_interval)
+
+    def _look(self, keys: Mapping[Key, Waiting]) -> None:
+        try:
+            with self._staging:
+                if self._follow() or Sweep() in keys:
+                    self._owe(keys)
+                    self._sweep()
+                elif self.faults["database"].active:
+                    self._owe(keys)  # the sweep to come sees all else
+                else:
+                    self._clean(keys)
+        except FileNotFoundError:
+            self._wait_for_directory()
+            if Sweep() in keys:
+                self._ask_database()
+                self._account.swept(0.0, Tally())  # of nothing
+                self._queue.put(Sweep(), delay=self._sweep_interval)
+        except OSError as error:
+            self.faults["directory"].begin(str(error))
+            self._ask_database()
+            self._try_again(keys)
+
+    def _ask_database(self) -> None:
+        # No file is looked at, so nothing else would tell whether it still, or now, answers.
+        self._images.check()
+        self.faults["database"].end()
 
     def _try_again(self, keys: Mapping[Key, Waiting]) -> None:
         attempt = (keys[Sweep()].attempt if Sweep() in keys else 0) + 1
@@ -154,12 +159,13 @@ class Reconciler:
                 self._cannot_watch(error)
             else:
                 changed = True
-                if not self._events_fault.end() and not renewed:
+                if not self.faults["file_events"].end() and not renewed:
                     LOG.info("Watching staging directory %s", self._staging.path)
         return changed
 
     def _wait_for_directory(self) -> None:
-        if self._known is not None or not self._told_missing:
+        forgotten = self.faults["directory"].forget()
+        if forgotten or self._known is not None or not self._told_missing:
             LOG.info("Staging directory %s does not exist, waiting for it", self._staging.path)
             self._known, self._told_missing = None, True
         try:
@@ -171,19 +177,28 @@ class Reconciler:
         cause = error.strerror or str(error)
         if error.errno in (errno.ENOSPC, errno.EMFILE):
             cause += "; see fs.inotify.max_user_instances and max_user_watches"
-        self._events_fault.begin(cause)
+        self.faults["file_events"].begin(cause)
 
-    def _sweep(self, keys: Mapping[Key, Waiting]) -> None:
-        if self._database_fault.active or not self._checked:
+    def _owe(self, keys: Mapping[Key, Waiting]) -> None:
+        # To a sweep an image whose row lags is alive; only who knows that it was told looks again.
+        for key in keys:
+            if isinstance(key, File):
+                self._staging.saw(key.name)
+        for key, waiting in keys.items():
+            if isinstance(key, Image) and self._staging.files_of(key.id):
+                self._owed[key.id] = waiting
+
+    def _sweep(self) -> None:
+        if self.faults["database"].active or not self._checked:
             self._images.check()
             self._checked = True
         self._recheck(self._cleaner.sweep(self._clean_events), {})
-        self._database_fault.end()
-        self._directory_fault.end()
+        self.faults["database"].end()
+        self.faults["directory"].end()
         self._events.swept()
         self._tell_removed()
         # The files of deleted images are gone now; what is left is for their rows to show it.
-        self._clean({key: waiting for key, waiting in keys.items() if isinstance(key, Image)})
+        self._clean({Image(found): waiting for found, waiting in self._owed.items()})
         self._queue.put(Sweep(), delay=self._sweep_interval)
 
     def _tell_removed(self) -> None:
@@ -210,6 +225,7 @@ class Reconciler:
             elif isinstance(key, File) and self._staging.saw(key.name):
                 trigger = Trigger.RECHECK if waiting.attempt else Trigger.FILE_EVENT
                 files[trigger][key.name] = waiting.since
+        self._owed |= notified
         for trigger, names in files.items():
             self._recheck(self._cleaner.clean(names, trigger, between=self._progress), {})
         names = {
@@ -220,6 +236,7 @@ class Reconciler:
         outcome = self._cleaner.clean(
             names, Trigger.NOTIFICATION, notified=notified.keys(), between=self._progress
         )
+        self._owed = {k: waiting for k, waiting in self._owed.items() if k not in notified}
         self._recheck(outcome, notified)
 
     def _recheck(self, outcome: Outcome, notified: Mapping[str, Waiting]) -> None:

@@ -497,3 +497,27 @@ def test_deleted_flag_that_comes_after_the_notification(
     bus_host.images.delete(live)
     bus_host.wait_gone(residue)
     assert [line for line in told(program) if "Listening" not in line] == []
+
+
+@ONE
+def test_deleted_flag_that_comes_after_the_fault(
+    bus_host: Host, notifier: GlanceNotifier, server: Database
+) -> None:
+    """The sweep at the fault's end finds a live row, and the next one is far away."""
+    images = [bus_host.stage_live(suffix) for suffix in ("", ".uc")]
+    program = bus_host.start()
+    program.wait_for_line("Listening for notifications")
+    program.wait_for_line("Cleaned 0 stale", count=2)  # the sweeps of start and listening
+    bus_host.images.close()
+    server.kill()
+    notifier.deleted(images[0])
+    program.wait_for_line(BEGAN.partition(" ")[2], FAULT_TIMEOUT)
+    notifier.deleted(images[1])  # finds the fault known
+    check_backoff(program, 3)
+    server.start()
+    wait_ended(program)
+    bus_host.check_live()
+    for image in images:
+        bus_host.forget(image)
+        bus_host.images.delete(image)
+    bus_host.wait_gone(bus_host.staging / images[0], bus_host.staging / f"{images[1]}.uc")

@@ -8,7 +8,7 @@ primary; the watcher reads a replica that lags by less than the grace. Three rul
 * no file of a live image is ever removed, nor a young one that no row tells of, nor one past the
   brake, nor what is no image's file;
 * once the faults have ended, one sweep leaves no residue (but what the brake holds back for the
-  next one), and events have their effect at once;
+  next one), and events have their effect at once, also those of the time of a fault;
 * what a pass says to have cleaned, ignored and failed to remove adds up to what it found.
 
 Mutations tried, each found in the normal run:
@@ -22,6 +22,8 @@ Mutations tried, each found in the normal run:
 7. ``Cleaner.sweep``: the brake is never let go; ``Cleaner._judge``: it never holds.
 8. ``Images.states_in_any_case``: ids are compared as they are spelled.
 9. ``AgeClock.age``: only the time of the last writing counts, not that of a rename.
+10. ``Reconciler._clean``: a notified image is forgotten when the query for it fails.
+11. ``Reconciler._look``: it is forgotten when it is told of while the database can't be asked.
 
 The normal run takes the same examples each time. A longer search, with other examples each time::
 
@@ -308,6 +310,7 @@ class Model(RuleBasedStateMachine):
             assert self.world.absent_removals == BRAKE, f"{residue} are left"
             self._sweep(SWEEP_INTERVAL)
         self._prompt()
+        self._prompt_after_a_fault()
 
     def teardown(self) -> None:
         try:
@@ -326,7 +329,7 @@ class Model(RuleBasedStateMachine):
 
     def _prompt(self) -> None:
         """What events tell of goes at once, or when the replica shows it, or when it is old."""
-        key = f"{next(self.numbers):08x}-0000-4000-8000-000000000000"
+        key = self._new_id()
         mine = [f"{key}.uc", key]
         self.create(key, upper=False)
         self.replicate()
@@ -342,13 +345,38 @@ class Model(RuleBasedStateMachine):
         self.write(f"{key}.raw", "told")
         self.work(0)
         assert f"{key}.raw" not in self.world.entries
-        unknown = f"{next(self.numbers):08x}-0000-4000-8000-000000000000"
+        unknown = self._new_id()
         if self.world.absent_removals < BRAKE:
             self.write(unknown, "told")
             self.work(GRACE - 0.1)
             assert unknown in self.world.entries
             self.work(0.2)
             assert unknown not in self.world.entries, "its grace is over"
+
+    def _prompt_after_a_fault(self) -> None:
+        """Of two notifications one finds out that the database is gone, and one knows it. When it
+        is back it lags, and still they need not wait for another sweep."""
+        told = [self._new_id() for _ in range(2)]
+        mine = [told[0], f"{told[1]}.uc"]
+        for key in told:
+            self.create(key, upper=False)
+        self.replicate()
+        for name in mine:
+            self.write(name, "told")
+        self.work(0)
+        self.world.fault = "error"
+        for key in told:
+            self.delete(key, here=False, fate="told")
+            self.work(0)
+        self.world.fault = ""
+        self._sweep(1)
+        assert self.world.entries.keys() >= set(mine)
+        self.replicate()
+        self.work(0.5)
+        assert not self.world.entries.keys() & set(mine)
+
+    def _new_id(self) -> str:
+        return f"{next(self.numbers):08x}-0000-4000-8000-000000000000"
 
     def _residue(self) -> set[str]:
         return {

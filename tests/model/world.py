@@ -183,7 +183,7 @@ class JudgedStaging(Staging):
         count, batches = super().listing()
         return count, (sorted(batch) for batch in batches)
 
-    def remove(self, name: str, judged: os.stat_result | None = None) -> int:
+    def remove(self, name: str, judged: os.stat_result | None = None) -> int | None:
         """Remove; whatever vanishes is told."""
         assert not self._world.stopping, f"{name} is to be removed after the stop"
         _one_of(self._world.at_removals)

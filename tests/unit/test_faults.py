@@ -26,6 +26,15 @@ def test_one_line_when_it_begins_and_one_when_it_ends(caplog: pytest.LogCaptureF
     ]
 
 
+def test_nothing_is_told_of_one_that_is_forgotten(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    fault = Fault(log.getLogger("watcher.test"), "Lost: %s", "Back")
+    assert not fault.forget()
+    fault.begin("refused")
+    assert fault.forget() and not fault.active and not fault.end()
+    assert [record.getMessage() for record in caplog.records] == ["Lost: refused"]
+
+
 @pytest.mark.parametrize(
     ("attempt", "longest"), [(1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (10**6, 60)]
 )

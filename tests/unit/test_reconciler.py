@@ -9,10 +9,10 @@ import pytest
 from watcher.cleaner import FILES_PER_STEP, Cleaner
 from watcher.conf import Limits
 from watcher.events import FileEvents
-from watcher.images import Images
+from watcher.images import Images, ImageState
 from watcher.reconciler import Reconciler
 from watcher.staging import Staging
-from watcher.workqueue import File, WorkQueue
+from watcher.workqueue import Directory, File, Image, Sweep, WorkQueue
 
 COUNT = 2 * FILES_PER_STEP + 1  # three steps
 
@@ -23,14 +23,24 @@ class World:
     :param on_swept: called at the end of each sweep
     """
 
-    def __init__(self, directory: Path, on_swept: Callable[["World"], None]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        on_swept: Callable[["World"], None],
+        *,
+        absent_grace: float = 0,
+        max_absent_removals: int = 0,
+    ) -> None:
         self.staging = directory / "staging"
         self.staging.mkdir()
-        self.database = sqlite3.connect(directory / "glance.sqlite")
+        self.path = directory / "glance.sqlite"
+        self.database = sqlite3.connect(self.path)
         self.database.execute("CREATE TABLE images (id VARCHAR(36) PRIMARY KEY, deleted BOOLEAN)")
         self.queue = WorkQueue()
         self.progress = self.removed = 0
         self.end_after = -1
+        #: called at each progress
+        self.meanwhile: Callable[[], None] = lambda: None
         staging, self.images = (
             Staging(str(self.staging)),
             Images(f"sqlite:///{directory}/glance.sqlite"),
@@ -43,8 +53,8 @@ class World:
             cleaner=Cleaner(
                 staging,
                 self.images,
-                absent_grace=0,
-                max_absent_removals=0,
+                absent_grace=absent_grace,
+                max_absent_removals=max_absent_removals,
                 on_removal=lambda removal: self._count(),
             ),
             events=self.events,
@@ -73,6 +83,26 @@ class World:
     def _progress(self) -> None:
         assert self.reconciler.heartbeat > 0
         self.progress += 1
+        self.meanwhile()
+
+    def step(self) -> None:
+        """Take what is due, without waiting, and do it."""
+        self.queue.put(Directory())
+        self.reconciler._reconcile(self.queue.take())
+
+    def break_database(self) -> None:
+        """As when the server is down."""
+        self.path.rename(self.path.with_suffix(".away"))
+        self.images._engine.dispose()
+
+    def mend_database(self) -> None:
+        """It is back."""
+        self.path.with_suffix(".away").rename(self.path)
+
+    def causes(self) -> dict[str, str]:
+        """What is out of order."""
+        faults = self.reconciler.faults.items()
+        return {part: fault.cause for part, fault in faults if fault.cause}
 
     def close(self) -> None:
         self.events.stop()
@@ -84,8 +114,8 @@ class World:
 def new_world(tmp_path: Path) -> Iterator[Callable[[Callable[[World], None]], World]]:
     worlds = []
 
-    def make(on_swept: Callable[[World], None]) -> World:
-        worlds.append(World(tmp_path, on_swept))
+    def make(on_swept: Callable[[World], None] = lambda world: None, **limits: int) -> World:
+        worlds.append(World(tmp_path, on_swept, **limits))
         return worlds[-1]
 
     yield make
@@ -130,6 +160,193 @@ def test_other_limits_begin_with_a_sweep(new_world: Callable[..., World]) -> Non
     world.stage(deleted=False, count=3)
     world.reconciler.run()
     assert counts == [0, 2]
+
+
+def test_a_lowered_brake_holds_from_the_next_step_on(new_world: Callable[..., World]) -> None:
+    def brake() -> None:
+        if world.removed == FILES_PER_STEP:
+            world.reconciler.limit(Limits(86400, 0, 0))
+
+    world = new_world(lambda world: world.queue.close(), max_absent_removals=COUNT)
+    world.stage(deleted=False, count=COUNT)
+    world.meanwhile = brake
+    world.reconciler.run()
+    assert world.removed == FILES_PER_STEP
+
+
+def test_a_longer_grace_holds_from_the_next_step_on_and_not_within_one(
+    new_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_again(ids: set[str]) -> dict[str, ImageState]:
+        twice_read.update(ids)
+        world.reconciler.limit(Limits(86400, 86400, COUNT))
+        return second_read(ids)
+
+    twice_read: set[str] = set()
+    world = new_world(lambda world: world.queue.close(), max_absent_removals=COUNT)
+    second_read = world.images.states_in_any_case
+    monkeypatch.setattr(world.images, "states_in_any_case", read_again)
+    world.stage(deleted=False, count=COUNT)
+    world.reconciler.run()
+    assert world.removed == len(twice_read) == FILES_PER_STEP
+
+
+# What is out of order
+
+
+def test_without_a_directory_the_database_is_asked_all_the_same(
+    new_world: Callable[..., World], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="watcher")
+    world = new_world()
+    world.staging.rmdir()
+    world.break_database()
+    for _ in range(2):
+        world.queue.put(Sweep())
+        world.step()
+        assert "unable to open database file" in world.causes()["database"]
+        assert world.queue.delayed == 2, "tries again, and looks for the directory"
+    assert world.reconciler._account.sweeps == 0
+    world.mend_database()
+    world.queue.put(Sweep())
+    world.step()
+    assert not world.causes()
+    assert [record.getMessage().partition(": ")[0] for record in caplog.records] == [
+        f"Staging directory {world.staging} does not exist, waiting for it",
+        "Cannot ask the database for images, nothing is removed until it answers",
+        "The database answers again",
+    ]
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_a_fault_of_the_database_ends_without_a_directory_to_sweep(
+    new_world: Callable[..., World], readable: bool
+) -> None:
+    world = new_world()
+    world.break_database()
+    world.queue.put(Sweep())
+    world.step()
+    world.staging.rmdir()
+    if not readable:
+        world.staging.touch()
+    world.mend_database()
+    world.queue.put(Sweep())
+    world.step()
+    assert world.causes().keys() == (set() if readable else {"directory"})
+
+
+def test_a_directory_that_is_gone_is_not_one_that_cannot_be_read(
+    new_world: Callable[..., World], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="watcher")
+    world = new_world()
+    world.staging.rmdir()
+    for _ in range(2):
+        world.staging.touch()
+        for _ in range(2):
+            world.step()
+            assert world.causes().keys() == {"directory"}
+        world.staging.unlink()
+        for _ in range(2):
+            world.step()
+            assert not world.causes()
+    told = [record.getMessage().partition(": ")[0] for record in caplog.records]
+    assert told == 2 * [
+        "Cannot read the staging directory, trying again",
+        f"Staging directory {world.staging} does not exist, waiting for it",
+    ]
+
+
+# Notified images while the database can't be asked, and lags afterwards
+
+
+@pytest.fixture
+def lagging(new_world: Callable[..., World]) -> World:
+    """A world that has swept, with some files of images that look alive."""
+    world = new_world()
+    world.queue.put(Sweep())
+    world.step()
+    return world
+
+
+def stage_live(world: World, suffix: str = "") -> tuple[str, Path]:
+    """Stage a file of a live image; its id and the file."""
+    image = str(uuid.uuid4())
+    world.database.execute("INSERT INTO images VALUES (?, 0)", (image,))
+    world.database.commit()
+    path = world.staging / (image + suffix)
+    path.touch()
+    return image, path
+
+
+def check_looked_at_again(world: World, image: str, path: Path) -> None:
+    """Once the database is back, and once it shows the row, all without another sweep."""
+    world.queue.put(Sweep())
+    world.step()
+    assert not world.causes() and path.exists()
+    world.database.execute("UPDATE images SET deleted = 1 WHERE id = ?", (image,))
+    world.database.commit()
+    taken = world.queue.take()
+    assert taken.keys() == {Image(image)} and taken[Image(image)].attempt == 1
+    world.reconciler._reconcile(taken)
+    assert not path.exists()
+    assert not world.reconciler._owed
+
+
+def test_a_notified_image_whose_query_failed_is_looked_at_again(lagging: World) -> None:
+    image, path = stage_live(lagging)
+    lagging.break_database()
+    lagging.queue.put(Image(image))
+    lagging.step()
+    assert lagging.causes()
+    lagging.mend_database()
+    check_looked_at_again(lagging, image, path)
+
+
+@pytest.mark.parametrize("key", [Sweep(), Directory()])
+def test_an_image_notified_while_the_database_cannot_be_asked_is_looked_at_again(
+    lagging: World, key: Sweep | Directory
+) -> None:
+    stage_live(lagging)
+    image, path = stage_live(lagging, suffix=".uc")
+    path.unlink()
+    lagging.break_database()
+    lagging.queue.put(Sweep())
+    lagging.step()
+    path.touch()
+    lagging.queue.put(Image(image))
+    lagging.queue.put(File(path.name))
+    lagging.queue.put(key)
+    lagging.step()
+    lagging.mend_database()
+    check_looked_at_again(lagging, image, path)
+
+
+def test_an_image_notified_within_a_sweep_that_fails_is_looked_at_again(lagging: World) -> None:
+    def fail() -> None:
+        if lagging.removed:
+            lagging.meanwhile = lambda: None
+            lagging.queue.put(Image(image))
+            lagging.break_database()
+
+    image, path = stage_live(lagging)
+    lagging.stage(deleted=True, count=COUNT)
+    lagging.meanwhile = fail
+    lagging.queue.put(Sweep())
+    lagging.step()
+    assert lagging.causes() and lagging.removed < COUNT
+    lagging.mend_database()
+    check_looked_at_again(lagging, image, path)
+
+
+def test_nothing_is_kept_of_images_without_files(lagging: World) -> None:
+    stage_live(lagging)
+    lagging.break_database()
+    for key in (Sweep(), Directory(), Sweep()):
+        lagging.queue.put(Image(str(uuid.uuid4())))
+        lagging.queue.put(key)
+        lagging.step()
+        assert lagging.causes() and not lagging.reconciler._owed
 
 
 def test_one_line_tells_at_each_sweep_what_went_since_the_one_before(
