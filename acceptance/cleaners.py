@@ -19,7 +19,7 @@ from watcher import images as watcher_images
 from watcher.service import new_cleaner, open_staging
 
 Message = tuple[str, str]
-OUR_WORDS = "watcher.cleaner"
+OUR_WORDS = ("watcher.cleaner", "watcher.judge")  # loggers
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,10 @@ class Cleaners:
         code = program.wait()
         said = []
         for line in program.log.split("\n"):
-            level, found, text = line.partition(f" {OUR_WORDS} ")
-            if found:
-                said.append((level, text))
+            for logger in OUR_WORDS:
+                level, found, text = line.partition(f" {logger} ")
+                if found:
+                    said.append((level, text))
         return self._result(said), code, program.log.splitlines()[-1]
 
     def left(self) -> list[str]:
@@ -127,14 +128,16 @@ class Cleaners:
             def emit(self, record: logging.LogRecord) -> None:
                 said.append((record.levelname, record.getMessage()))
 
-        logger, handler = logging.getLogger(OUR_WORDS), Keep()
-        logger.addHandler(handler)
-        logger.setLevel(logging.DEBUG)
+        loggers, handler = [logging.getLogger(name) for name in OUR_WORDS], Keep()
+        for logger in loggers:
+            logger.addHandler(handler)
+            logger.setLevel(logging.DEBUG)
         try:
             with closing(watcher_images.Images(self._url)) as images, staging:
                 new_cleaner(loaded, staging, images).sweep()
         finally:
-            logger.removeHandler(handler)
+            for logger in loggers:
+                logger.removeHandler(handler)
         return said
 
     def _result(self, said: list[Message]) -> Result:
