@@ -5,15 +5,22 @@ As the upgrade checks of OpenStack's services do it, the worst check is the exit
 well, 1 the watcher works but something deserves a look, 2 it can't do what it is configured to.
 """
 
+import math
+import shutil
+import sys
+import textwrap
 from collections.abc import Callable, Iterator
 
 from oslo_config import cfg
 
-from watcher.checks import broker, database, directory, glance
+from watcher.checks import broker, database, directory, glance, outputs
 from watcher.checks.result import Check, Result
 from watcher.output import flush, painted, say, say_json
 
 NAME = 14  # columns
+TEXT = 25  # columns before what was found
+ARROW = "-> "
+NARROW = 20  # columns that a text needs at least
 _WORDS = {result: f"{result.name.lower():<7}" for result in Result}
 _COLOURS = {Result.OK: "green", Result.WARNING: "yellow", Result.FAILURE: "red"}
 
@@ -24,6 +31,7 @@ SECTIONS: dict[str, Callable[[cfg.ConfigOpts], Iterator[Check]]] = {
     "Database": database.checks,
     "Message broker": broker.checks,
     "Glance's notifications": glance.notifications,
+    "Log, audit and metrics": outputs.checks,
 }
 
 
@@ -34,13 +42,14 @@ def run(conf: cfg.ConfigOpts, *, as_json: bool) -> int:
     """
     counts = dict.fromkeys(Result, 0)
     words = _WORDS if as_json else painted(_WORDS, _COLOURS)
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else math.inf
     for section in SECTIONS.values():
         for check in section(conf):
             counts[check.result] += 1
             if as_json:
                 say_json("check", fields(check))
             else:
-                say(text(check, words[check.result]))
+                say(text(check, words[check.result], columns))
             flush()
     worst = max(result for result, count in counts.items() if count)
     if as_json:
@@ -52,12 +61,26 @@ def run(conf: cfg.ConfigOpts, *, as_json: bool) -> int:
     return int(worst)
 
 
-def text(check: Check, word: str) -> str:
-    """A check for people: a line that begins with the word for its result, and the remedy."""
-    line = f"{word}  {check.name:<{NAME}}  {printable(check.found)}"
+def text(check: Check, word: str, columns: float = math.inf) -> str:
+    """A check for people: a line that begins with the word for its result, and the remedy.
+
+    :param columns: of the terminal; each of the two is wrapped between words where it is longer
+    """
+    found = _wrapped(check.found, TEXT, columns)
+    lines = f"{word}  {check.name:<{NAME}}  {found}"
     if check.remedy is None:
-        return line
-    return f"{line}\n{'':{9 + NAME}}  -> {printable(check.remedy)}"
+        return lines
+    remedy = _wrapped(check.remedy, TEXT + len(ARROW), columns)
+    return f"{lines}\n{'':{TEXT}}{ARROW}{remedy}"
+
+
+def _wrapped(text: str, indent: int, columns: float) -> str:
+    text = printable(text)
+    if indent + len(text) <= columns:
+        return text
+    width = int(max(columns - indent, NARROW))
+    lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+    return f"\n{'':{indent}}".join(lines)
 
 
 def fields(check: Check) -> dict[str, object]:

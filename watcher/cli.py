@@ -7,7 +7,10 @@ import io
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
+
+from watcher.interruption import Interrupted
 
 if TYPE_CHECKING:
     from oslo_config import cfg
@@ -70,8 +73,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         cause = str(error)
     except DatabaseError as error:
         cause = f"Cannot ask the database for images: {error}"
+    except Interrupted as end:
+        return _end_by_signal(end)
     print(f"{PROGRAM}: {cause}", file=sys.stderr)
     return 2
+
+
+def _end_by_signal(end: Interrupted) -> int:
+    # By the signal itself, so that a shell breaks off its loop too.
+    from watcher import output  # noqa: PLC0415 - see above
+    from watcher.conf import ConfigError  # noqa: PLC0415
+
+    with suppress(ConfigError):
+        output.flush()
+    if end.done:
+        print(f"{PROGRAM}: Stopped: {end.done}", file=sys.stderr)
+    signal.signal(end.number, signal.SIG_DFL)
+    signal.raise_signal(end.number)
+    return 128 + end.number  # the first process of a container is still there
 
 
 def _serve(args: Sequence[str]) -> int:
@@ -155,9 +174,10 @@ COMMANDS = {
         usage=["[--dry-run]"],
         summary="one sweep, or what it would do",
         description="Does one sweep and ends. With --dry-run it removes nothing and says of each "
-        "file what would become of it, and why.",
-        exit_codes=f"0 all well; 1 some files could not be removed; {CANNOT}, and nothing (more) "
-        "was removed.",
+        "file what would become of it, and why. With --debug a real sweep logs the lines of "
+        "Glance's cleaner on each removal, as the service does.",
+        exit_codes="0 all well; 1 some files could not be removed, or max_absent_removals was hit; "
+        f"{CANNOT}, and nothing (more) was removed; 130 stopped by SIGINT; 143 stopped by SIGTERM.",
         flags={"dry-run": "Remove nothing; say what would be done."},
         run=_sweep,
     ),
@@ -165,10 +185,11 @@ COMMANDS = {
         usage=["[--all]"],
         summary="the state at a glance",
         description="Says how the staging directory and the database are, counts the files, and "
-        "lists those which are residue or can't be removed. It changes nothing.",
+        "lists the residue: first what can't be removed, then the largest, at most 20 files in a "
+        "table. It changes nothing.",
         exit_codes="0 nothing to remove; 1 there is residue, or files that can't be removed; "
         "2 it could not look.",
-        flags={"all": "List all files, also those that stay."},
+        flags={"all": "List all files, however many, also those that stay."},
         run=_status,
     ),
     "check": Command(

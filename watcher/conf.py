@@ -17,6 +17,9 @@ from oslo_log import log
 GROUP = "staging_watcher"
 DISTRIBUTION = "glance-staging-watcher"
 
+# how oslo.config tells where a value is from
+_LOCATION = re.compile(r" from LocationInfo\(location=[^,]*, [^,]*, detail=(['\"])(.*)\1\)")
+
 watcher_opts = [
     cfg.IntOpt(
         "sweep_interval",
@@ -190,12 +193,14 @@ def reload(conf: cfg.ConfigOpts) -> list[str]:
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, cfg.ConfigFilesPermissionDeniedError):
+        return f"Permission denied: {', '.join(error.config_files)}"
     text = " ".join(str(error).split())
     # The line that can't be parsed follows, and that may be one with a password.
     parsing = isinstance(error, cfg.ConfigFileParseError)
     if parsing and (place := re.match(r"(.*? at .*?:\d+), ", text)):
         return place[1]
-    return text
+    return _LOCATION.sub(r" in \2", text)
 
 
 def staging_path(conf: cfg.ConfigOpts) -> str:

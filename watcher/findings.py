@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from watcher.age import AgeClock
+from watcher.checks.directory import Access, access_to, removal
+from watcher.checks.result import Result
 from watcher.conf import ConfigError
 from watcher.images import ImageState
 from watcher.judge import Decision
@@ -84,13 +86,33 @@ def findings(staging: Staging, decisions: Iterable[Decision]) -> Iterator[Findin
     """
     clock = AgeClock()
     try:
+        obstacles = _Obstacles(access_to(staging))
         for decision in decisions:
-            yield _finding(staging, decision, clock)
+            yield _finding(staging, decision, clock, obstacles)
     except OSError as error:
         raise ConfigError(f"Cannot read the staging directory: {error}") from None
 
 
-def _finding(staging: Staging, decision: Decision, clock: AgeClock) -> Finding:
+class _Obstacles:
+    """Why files can't be removed, in the words of ``check``."""
+
+    def __init__(self, access: Access) -> None:
+        self._user, self._removal = access.user, removal(access)
+
+    def of(self, status: os.stat_result) -> str:
+        """That of a file; empty when there is none."""
+        if not stat.S_ISREG(status.st_mode):
+            return "this is not a regular file"
+        stuck = self._removal.result
+        own = status.st_uid == self._user  # enough for the sticky bit, of which check warns
+        if stuck is Result.FAILURE or (stuck is Result.WARNING and not own):
+            return self._removal.found
+        return ""
+
+
+def _finding(
+    staging: Staging, decision: Decision, clock: AgeClock, obstacles: _Obstacles
+) -> Finding:
     verdict, reason = decision.verdict.value, decision.reason
     status: os.stat_result | None = None
     obstacle = ""
@@ -98,8 +120,8 @@ def _finding(staging: Staging, decision: Decision, clock: AgeClock) -> Finding:
         status = staging.lstat(decision.name)
     except OSError as error:
         obstacle = error.strerror or type(error).__name__
-    if status and not stat.S_ISREG(status.st_mode):
-        obstacle = "this is not a regular file"
+    if status:
+        obstacle = obstacles.of(status)
     if verdict == REMOVE and obstacle:
         verdict, reason = ERROR, f"{reason}, but {obstacle}"
     return Finding(

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import stat
 import sys
 from collections.abc import Iterator
@@ -55,6 +54,7 @@ class Bar:
             yield
             sys.stdout.flush()
             self._progress.start()
+            self._progress.console.show_cursor(True)
 
 
 @contextmanager
@@ -80,15 +80,9 @@ def bar(*, listing: bool) -> Iterator[Bar]:
         transient=listing,
         redirect_stdout=False,
     )
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with shown, _logs_above_it():
-            yield Bar(shown)
-    except KeyboardInterrupt:  # the cursor is back; now end as the shell expects it
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        signal.raise_signal(signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with shown, _logs_above_it():
+        shown.console.show_cursor(True)  # a signal that ends us at once leaves it so
+        yield Bar(shown)
 
 
 @contextmanager

@@ -18,6 +18,8 @@ from watcher.service import new_cleaner, open_staging
 from watcher.staging import Staging
 from watcher.table import human_age, human_size, printable, say_totals
 
+MOST = 20  # files at a glance
+
 
 class FileSystem(NamedTuple):
     """Where the staging directory lies.
@@ -47,7 +49,7 @@ class Database(NamedTuple):
 def run(conf: cfg.ConfigOpts, *, every: bool, as_json: bool) -> int:
     """Say how things are; 0, or 1 when there is residue.
 
-    :param every: list all files, not only residue
+    :param every: list all files, not only residue; a table then has no limit
     :raises ConfigError: the configuration or the directory can't be used
     :raises DatabaseError: the database can't tell
     """
@@ -75,6 +77,7 @@ def run(conf: cfg.ConfigOpts, *, every: bool, as_json: bool) -> int:
                 new_cleaner(conf, staging, images),
                 as_json=as_json,
                 verdicts=VERDICTS if every else (ERROR, REMOVE),
+                most=None if every else MOST,
             )
         if as_json:
             _say_status(staging, system, database, totals)

@@ -5,10 +5,12 @@ from contextlib import nullcontext
 
 from oslo_config import cfg
 
-from watcher.account import Removal, Tally
+from watcher.account import Removal, Tally, Trigger
+from watcher.cleaner import Cleaner
 from watcher.conf import ConfigError, database_url
 from watcher.findings import ERROR, REMOVE, Totals
 from watcher.images import Images
+from watcher.interruption import Interrupted, Interruption
 from watcher.judge import Decision
 from watcher.listing import list_findings
 from watcher.output import failed_fields, removed_fields, say, say_json, totals_fields
@@ -19,10 +21,11 @@ from watcher.table import human_size, say_totals
 
 
 def run(conf: cfg.ConfigOpts, *, dry_run: bool, as_json: bool) -> int:
-    """Sweep once; 0, or 1 when some files can't be removed.
+    """Sweep once; 0, or 1 when some files can't be removed, or the brake was hit.
 
     :raises ConfigError: the configuration or the directory can't be used
     :raises DatabaseError: the database can't tell; nothing (more) was removed
+    :raises Interrupted: by a signal; says what was removed
     """
     staging = open_staging(conf)
     images = Images(database_url(conf))
@@ -33,7 +36,7 @@ def run(conf: cfg.ConfigOpts, *, dry_run: bool, as_json: bool) -> int:
             return act(conf, staging, images, as_json=as_json)
     except FileNotFoundError:
         if as_json:
-            _say_summary(staging, Tally(), Totals() if dry_run else None)
+            _say_summary(staging, Tally(), Totals() if dry_run else None, brake=False)
         else:
             say(f"Staging directory {staging.path} does not exist: nothing to do")
         return 0
@@ -44,7 +47,10 @@ def run(conf: cfg.ConfigOpts, *, dry_run: bool, as_json: bool) -> int:
 
 
 def _sweep(conf: cfg.ConfigOpts, staging: Staging, images: Images, *, as_json: bool) -> int:
-    with nullcontext(Bar()) if as_json else bar(listing=False) as shown:
+    with (
+        Interruption() as interruption,
+        nullcontext(Bar()) if as_json else bar(listing=False) as shown,
+    ):
 
         def removed(removal: Removal) -> None:
             shown.removed(removal.size)
@@ -55,36 +61,58 @@ def _sweep(conf: cfg.ConfigOpts, staging: Staging, images: Images, *, as_json: b
             if as_json:
                 say_json("failed", failed_fields(decision, error))
 
+        def between(done: int, count: int) -> None:
+            shown.step(done, count)
+            interruption.at_rest()
+
         cleaner = new_cleaner(
-            conf, staging, images, audited=True, on_removal=removed, on_failure=failed
+            conf,
+            staging,
+            images,
+            stopping=interruption.asked,
+            audited=True,
+            on_removal=removed,
+            on_failure=failed,
         )
-        outcome = cleaner.sweep(shown.step)
+        try:
+            outcome = cleaner.sweep(between)
+            interruption.at_rest()
+        except Interrupted as end:
+            done = cleaner.account.tallies[Trigger.SWEEP]
+            end.done = f"cleaned {_counts(done)}; {human_size(done.size)} gained"
+            raise
     if as_json:
-        _say_summary(staging, outcome, None)
+        _say_summary(staging, outcome, None, brake=cleaner.braked)
     else:
-        say(
-            f"Cleaned {outcome.cleaned} stale staging files, {outcome.ignored} ignored "
-            f"({outcome.error} errors)"
-        )
-    return 1 if outcome.error else 0
+        _say_brake(cleaner)
+        say(f"Cleaned {_counts(outcome)}; {human_size(outcome.size)} gained")
+    return 1 if outcome.error or cleaner.braked else 0
 
 
 def _plan(conf: cfg.ConfigOpts, staging: Staging, images: Images, *, as_json: bool) -> int:
-    totals = list_findings(staging, new_cleaner(conf, staging, images), as_json=as_json)
+    cleaner = new_cleaner(conf, staging, images)
+    totals = list_findings(staging, cleaner, as_json=as_json)
     error, gain = totals[ERROR].files, totals[REMOVE].size
     outcome = Tally(totals[REMOVE].files, totals.ignored, error, gain)
     if as_json:
-        _say_summary(staging, outcome, totals)
+        _say_summary(staging, outcome, totals, brake=cleaner.braked)
     else:
         say_totals(totals)
-        say(
-            f"Would clean {outcome.cleaned} stale staging files, {outcome.ignored} ignored "
-            f"({error} errors); {human_size(gain)} to gain"
-        )
-    return 1 if error else 0
+        _say_brake(cleaner)
+        say(f"Would clean {_counts(outcome)}; {human_size(gain)} to gain")
+    return 1 if error or cleaner.braked else 0
 
 
-def _say_summary(staging: Staging, outcome: Tally, totals: Totals | None) -> None:
+def _counts(tally: Tally) -> str:
+    return f"{tally.cleaned} stale staging files, {tally.ignored} ignored ({tally.error} errors)"
+
+
+def _say_brake(cleaner: Cleaner) -> None:
+    if cleaner.braked:
+        say("Hit max_absent_removals: further files of images that are not in the database stay")
+
+
+def _say_summary(staging: Staging, outcome: Tally, totals: Totals | None, *, brake: bool) -> None:
     say_json(
         "summary",
         {
@@ -94,6 +122,7 @@ def _say_summary(staging: Staging, outcome: Tally, totals: Totals | None) -> Non
             "ignored": outcome.ignored,
             "error": outcome.error,
             "size": outcome.size,
+            "brake": brake,
             "verdicts": totals and totals_fields(totals),
         },
     )

@@ -4,10 +4,11 @@
 Exit codes: 0 ready, 1 warnings, 2 failures, or the configuration can't be used.
 """
 
+import itertools
 import logging
 import sys
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 from oslo_config import cfg
 from oslo_upgradecheck import upgradecheck
@@ -34,8 +35,18 @@ class Commands(upgradecheck.UpgradeCommands):
 class _Options(list[cfg.Opt]):
     """Takes the options that oslo.upgradecheck registers, for `watcher.conf.load`."""
 
-    def register_cli_opt(self, opt: cfg.Opt) -> None:
-        self.append(opt)
+    def register_cli_opt(self, opt: cfg.SubCommandOpt) -> None:
+        self.append(_Command(opt.name, handler=opt.handler, title="commands"))
+
+
+class _Command(cfg.SubCommandOpt):
+    """Has errors and help say this program's name."""
+
+    def _add_to_cli(self, parser: Any, group: Any = None) -> None:
+        usage = parser.usage
+        parser.prog = parser.usage = PROGRAM  # goes before the usage of a command
+        super()._add_to_cli(parser, group)
+        parser.usage = usage
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,13 +56,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     upgradecheck.register_cli_options(cast(cfg.ConfigOpts, options), commands)
     try:
         commands.conf = configuration.load(
-            list(sys.argv[1:] if argv is None else argv),
+            _reordered(list(sys.argv[1:] if argv is None else argv)),
             cli_opts=options,
-            usage=f"{PROGRAM} [--config-file PATH]... upgrade check [--json]",
+            usage=f"{PROGRAM} upgrade check [--json] [option]...",
             description="Checks what the watcher needs. It changes nothing.",
             epilog="Exit codes: 0 ready; 1 warnings; 2 failures, or the configuration can't be "
             "used; 255 an error in the check itself.",
         )
+    except SystemExit as end:  # the parser of options has said it; 1 would mean warnings here
+        if end.code == 1:
+            sys.stderr.write("\n")
+        return int(Result.FAILURE) if end.code else int(Result.OK)
     except configuration.ConfigError as error:
         sys.stderr.write(f"{PROGRAM}: {error}\n")
         return int(Result.FAILURE)
@@ -60,6 +75,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(Result.FAILURE)
     upgradecheck.CONF = commands.conf
     return upgradecheck.run(commands.conf)
+
+
+def _reordered(args: list[str]) -> list[str]:
+    """Options of the program may follow its command too, where argparse refuses them."""
+    for place, pair in enumerate(itertools.pairwise(args)):
+        if pair == ("upgrade", "check"):
+            after = args[place + 2 :]
+            own = [each for each in after if each != "--json"]
+            theirs = [each for each in after if each == "--json"]
+            return [*args[:place], *own, *pair, *theirs]
+    return args
 
 
 def summary(checks: list[Check]) -> upgradecheck.Result:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from tests.functional.terminal import COLOUR, Terminal
 from tests.functional.test_formats import DOCUMENTED, PAGE
 from tests.functional.test_formats import check as check_fields
 from tests.services import Database, Images, RabbitMQ, TcpProxy, wait_for
+from tests.services.ports import free_port
 from watcher import conf
 from watcher.checks import broker as check_broker
 from watcher.notifications import new_transport
@@ -193,28 +195,34 @@ def insert(host: Host) -> None:
     host.images.insert("0a9c6f5e-8c8e-4d9c-9d6d-0d3c7f0f0001")
 
 
-def test_all_is_well(new_host: Callable[..., Host], vhost: Vhost) -> None:
-    host = new_host(transport_url=vhost.url)
+def test_all_is_well(new_host: Callable[..., Host], vhost: Vhost, tmp_path: Path) -> None:
+    port = free_port()
+    more = f"metrics_port = {port}\naudit_log = {tmp_path / 'audit'}"
+    host = new_host(transport_url=vhost.url, watcher=more)
     insert(host)
     queue = f"watcher-{host.directory.name}"
     host.start().wait_for_line("Listening for notifications")
+    with host.config_file.open("a") as file:
+        file.write(f"[DEFAULT]\nlog_file = {tmp_path / 'log'}\n")
     account = vhost.check(host)
     assert account.names == [
-        "configuration",
-        "user",
+        *("configuration", "options", "user"),
         *DIRECTORY,
         *("database", "images", "privileges"),
         *("broker", "exchange", "queue", "messages"),
         "notifications",
+        *("log", "audit", "metrics"),
     ]
     documented = re.findall("`([a-z_]+)`", "".join(re.findall(r"\n\* .*?:", PAGE.read_text())))
     assert account.names == documented
     assert account.bad == []
     assert account["configuration"] == ("ok", str(host.config_file))
-    assert account["images"] == ("ok", "1 rows in the images table")
+    assert account["images"] == ("ok", "1 row in the images table")
     assert account["exchange"] == ("ok", "exchange glance is there, as configured")
     assert account["queue"] == ("ok", f"queue {queue} is there, not durable as configured")
-    assert account["messages"] == ("ok", "0 messages wait, 1 consumers")
+    assert account["messages"] == ("ok", "0 messages wait, 1 consumer")
+    assert account["metrics"] == ("ok", f"the service serves them on 127.0.0.1 port {port}")
+    assert not (tmp_path / "log").exists()
 
 
 def test_what_is_missing_is_not_made(new_host: Callable[..., Host], vhost: Vhost) -> None:
@@ -255,8 +263,8 @@ def test_no_declaration_can_make_anything(new_host: Callable[..., Host], vhost: 
             "amqp_durable_queues = true",
             False,
             {},
-            ("ok", "durable is false, "),
             ("warning", "durable is false, "),
+            ("ok", "not durable as its exchange"),
         ),
         (
             "amqp_durable_queues = true",
@@ -320,6 +328,28 @@ def test_declared_otherwise(
 
 
 @on_sqlite
+def test_the_service_yields_to_an_exchange_that_is_not_durable(
+    new_host: Callable[..., Host], vhost: Vhost
+) -> None:
+    options = "[oslo_messaging_rabbit]\namqp_durable_queues = true"
+    host = new_host(transport_url=vhost.url, more=options)
+    insert(host)
+    with vhost.broker.channel(vhost.name) as channel:
+        channel.exchange_declare("glance", "topic", durable=False, auto_delete=False)
+        host.start().wait_for_line("Listening for notifications")
+        account = vhost.check(host)
+        assert account.bad == ["exchange"]
+        assert "amqp_durable_queues" in account.remedy("exchange")
+
+        # the remedy helps
+        host.programs[-1].stop()
+        channel.queue_delete(f"watcher-{host.directory.name}")
+        channel.exchange_delete("glance")
+        host.start().wait_for_line("Listening for notifications")
+        assert vhost.check(host).bad == []
+
+
+@on_sqlite
 def test_a_queue_that_nothing_reads_and_one_that_two_read(
     new_host: Callable[..., Host], vhost: Vhost
 ) -> None:
@@ -365,6 +395,8 @@ def test_a_broker_that_refuses(new_host: Callable[..., Host], vhost: Vhost) -> N
         account = Account(host)
         assert account["broker"][0] == "failure"
         assert re.search(reason + "|name resolution", account["broker"][1])
+        unreachable = re.search("Connection refused|name resolution", account["broker"][1])
+        assert ("see that it runs" in account.remedy("broker")) == bool(unreachable)
         assert "exchange" not in account.names
     assert vhost.content() == before
 
@@ -480,7 +512,7 @@ def test_a_user_who_can_only_read(server: Database, server_host: tuple[Host, str
     host.configure(database_url=server.url(name, reader, SECRET))
     account = Account(host)
     assert account.bad == []
-    assert account["images"] == ("ok", "1 rows in the images table")
+    assert account["images"] == ("ok", "1 row in the images table")
     assert account["privileges"] == ("ok", "its user can only read images")
     server.execute(f"GRANT UPDATE (name) ON images TO {reader}", name)
     assert "can also write" in Account(host)["privileges"][1]
@@ -533,10 +565,9 @@ def test_a_directory_that_is_not_there(host: Host) -> None:
     assert account["directory"] == ("warning", f"{host.staging} does not exist")
     assert not host.staging.exists()
     host.staging.touch()
-    assert Account(host)["directory"] == (
-        "failure",
-        f"{host.staging} can't be read: Not a directory",
-    )
+    account = Account(host)
+    assert account["directory"] == ("failure", f"{host.staging} can't be read: Not a directory")
+    assert account.remedy("directory").startswith("correct [os_glance_staging_store]")
     host.configure(database_url="sqlite://", staging="http://x/")
     assert Account(host)["directory"][0] == "failure"
 
@@ -561,7 +592,8 @@ def test_a_directory_that_another_user_owns(host: Host) -> None:
         assert Account(host, through=command).bad == []
         account = Account(host)
         assert account.bad == ["user"]
-        assert "runuser -u nobody" in account.remedy("user")
+        again = f"{PROGRAM} check --config-file {host.config_file} --format json"
+        assert account.remedy("user").endswith(f"runuser -u nobody -- {again}")
     assert residue.exists()
 
 
@@ -616,6 +648,74 @@ def test_no_inotify_left(host: Host, what: str) -> None:
 
 
 @on_sqlite
+def test_a_misspelt_option(new_host: Callable[..., Host]) -> None:
+    host = new_host(watcher="max_absent_removal = 3")
+    insert(host)
+    account = Account(host)
+    assert "options" in account.bad
+    assert account["options"][1] == (
+        "[staging_watcher] max_absent_removal is no option, it has no effect"
+    )
+    assert account.remedy("options").startswith("max_absent_removals may be meant")
+
+
+@on_sqlite
+def test_files_that_the_service_cannot_write(new_host: Callable[..., Host], tmp_path: Path) -> None:
+    command = possible(AS_NOBODY) if os.geteuid() == 0 else []
+    directory, file = tmp_path / "directory", tmp_path / "file"
+    directory.mkdir()
+    file.touch()
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    cases = [
+        (tmp_path / "missing/x", False),
+        (directory, False),
+        (mine, False),
+        (file / "x", False),
+        (file, False),
+        (directory / "x", False),
+        (mine / "x", True),
+    ]
+    for path in (file, directory):
+        path.chmod(0o555)
+    if os.geteuid() == 0:
+        os.chown(mine, 65534, -1)
+    for path, good in cases:
+        host = new_host(default=f"log_file = {path}", watcher=f"audit_log = {path}")
+        account = Account(host, through=command)
+        results = (account["log"][0], account["audit"][0])
+        assert results == (("ok", "ok") if good else ("failure", "failure")), path
+    assert not list(directory.iterdir()) and not list(mine.iterdir())
+
+
+@on_sqlite
+def test_a_directory_for_logs(new_host: Callable[..., Host], tmp_path: Path) -> None:
+    account = Account(new_host(default=f"log_dir = {tmp_path}"))
+    assert account["log"] == ("ok", f"{tmp_path}/glance-staging-watcher.log can be written")
+    assert not list(tmp_path.glob("*.log"))
+
+
+def hang_up(server: socket.socket) -> None:
+    """Be a server that doesn't speak HTTP."""
+    connection, _ = server.accept()
+    connection.close()
+
+
+@on_sqlite
+def test_a_port_for_metrics(new_host: Callable[..., Host]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        host = new_host(watcher=f"metrics_port = {port}")
+        Thread(target=hang_up, args=(server,), daemon=True).start()
+        account = Account(host)
+    assert account["metrics"][0] == "failure" and "in use" in account["metrics"][1]
+    assert Account(host)["metrics"] == ("ok", f"127.0.0.1 port {port} is free")
+    account = Account(new_host(watcher=f"metrics_port = {port}\nmetrics_host = 192.0.2.1"))
+    result, found = account["metrics"]
+    assert result == "failure" and found.endswith(": Cannot assign requested address")
+
+
+@on_sqlite
 def test_for_people(new_host: Callable[..., Host]) -> None:
     host = new_host()
     host.configure(
@@ -642,6 +742,8 @@ def test_colour_at_a_terminal(host: Host) -> None:
         terminal.end()
         assert bool(COLOUR.search(terminal.raw)) == coloured
         assert terminal.lines[0].startswith("ok       configuration   ")
+        # a path may be longer
+        assert all(len(line) <= 80 or " " not in line[25:] for line in terminal.lines)
 
 
 @on_sqlite
@@ -658,6 +760,10 @@ def test_upgrade_check(new_host: Callable[..., Host], vhost: Vhost) -> None:
     before = vhost.content()
     run = execute([str(STATUS_PROGRAM)], host, "upgrade", "check", "--json")
     assert run.returncode == 1 and not run.stderr
+    for arguments in (["upgrade", "--json", "check"], ["upgrade", "check", "--json", "--debug"]):
+        assert execute([str(STATUS_PROGRAM)], host, *arguments).stdout == run.stdout
+    last = execute([str(STATUS_PROGRAM), "upgrade", "check", "--json"], host)
+    assert last.stdout == run.stdout
     told = {each["check"]: each for each in json.loads(run.stdout)["checks"]}
     assert {name: each["result"] for name, each in told.items()} == {
         "Configuration": 0,
@@ -665,22 +771,39 @@ def test_upgrade_check(new_host: Callable[..., Host], vhost: Vhost) -> None:
         "Database": 0,
         "Message broker": 1,
         "Glance's notifications": 0,
+        "Log, audit and metrics": 0,
     }
     assert "exchange glance doesn't exist" in told["Message broker"]["details"]
     assert vhost.content() == before
 
     host.start().wait_for_line("Listening for notifications")
     run = execute([str(STATUS_PROGRAM)], host, "upgrade", "check")
-    assert run.returncode == 0 and run.stdout.count("Result: Success") == 5
+    assert run.returncode == 0 and run.stdout.count("Result: Success") == 6
     host.configure(database_url="", transport_url=vhost.url)
     assert execute([str(STATUS_PROGRAM)], host, "upgrade", "check").returncode == 2
 
 
-def test_the_status_program_without_a_command_or_with_a_wrong_file(tmp_path: Path) -> None:
+def test_the_status_program_used_wrongly(tmp_path: Path) -> None:
     missing = ["--config-file", str(tmp_path / "none.conf"), "upgrade", "check"]
-    for arguments, said in (([], "upgrade check"), (missing, "none.conf")):
+    wrong = tmp_path / "wrong.conf"
+    wrong.write_text("[DEFAULT]\ndebug = maybe\n")
+    own, usage = STATUS_PROGRAM.name, f"usage: {STATUS_PROGRAM.name} upgrade"
+    for arguments, start, said in (
+        ([], f"{usage} check [--json]", f"{own}: error: "),
+        (["upgrade"], usage, f"{own} upgrade: error: "),
+        (["upgrade", "check", "--nope"], usage, f"{own}: error: unrecognized arguments: --nope"),
+        (missing, f"{own}: Cannot use the configuration", "none.conf"),
+        (["--config-file", str(wrong), "upgrade", "check"], "argument --debug: ", "maybe\n"),
+    ):
         run = subprocess.run(
             [STATUS_PROGRAM, *arguments], capture_output=True, text=True, check=False
         )
-        assert run.returncode == 2 and said in run.stderr
+        assert run.returncode == 2
+        assert run.stderr.startswith(start) and said in run.stderr
         assert "Traceback" not in run.stdout + run.stderr
+
+
+def test_help_of_the_status_program() -> None:
+    run = subprocess.run([STATUS_PROGRAM, "--help"], capture_output=True, text=True, check=True)
+    assert run.stdout.startswith(f"usage: {STATUS_PROGRAM.name} upgrade check")
+    assert "\n:" not in run.stdout and "\ncommands:\n" in run.stdout

@@ -86,6 +86,27 @@ def test_all_files(host: Host) -> None:
     assert {line.split()[3] for line in said.split("\n\n")[1].splitlines()[1:]} == names
 
 
+@ONE_DATABASE
+def test_much_residue_is_not_all_listed(host: Host) -> None:
+    images = [new_id() for _ in range(2000)]
+    for image in images:
+        host.images.insert(image, deleted=True)
+        host.stage(image)
+    stuck, largest = host.staging / f"{images[1]}.x", host.staging / images[0]
+    stuck.mkdir()
+    largest.write_bytes(b"x" * (1 << 20))
+    _, said, _ = status(host)
+    _, *rows, more = said.split("\n\n")[1].splitlines()
+    assert len(rows) == 20 and rows[0].split()[3] == stuck.name
+    assert any(largest.name in row for row in rows)
+    assert more == "... and 1,981 more: status --all lists them"
+    assert "remove        2000" in said
+    _, said, _ = status(host, "--all")
+    assert len(said.split("\n\n")[1].splitlines()) == 1 + 2001
+    _, said, _ = status(host, "--format", "json")
+    assert len(said.splitlines()) == 2001 + 1
+
+
 def test_nothing_to_remove(host: Host) -> None:
     host.stage_live()
     host.stage(new_id())

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """``sweep`` and ``sweep --dry-run`` as an operator runs them."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +16,21 @@ import pytest
 from tests.functional.host import Host, new_id
 from tests.functional.program import PROGRAM
 from tests.functional.terminal import COLOUR, Terminal
+from tests.services import wait_for
 
 ONE_DATABASE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 def test_one_sweep(host: Host) -> None:
     residue = [host.stage_deleted(), host.stage_deleted(".uc")]
+    for path in residue:
+        path.write_bytes(b"x" * (1 << 20))
     host.stage_live()
     foreign = host.stage("foo")
     code, said = host.sweep()
     assert code == 0
-    assert said.splitlines()[-1] == "Cleaned 2 stale staging files, 2 ignored (0 errors)"
+    last = "Cleaned 2 stale staging files, 2 ignored (0 errors); 2.0 MiB gained"
+    assert said.splitlines()[-1] == last
     assert not any(path.exists() for path in residue)
     assert foreign.exists()
     host.check_live()
@@ -38,13 +44,13 @@ def test_some_files_cannot_be_removed(host: Host) -> None:
     code, said = host.sweep()
     assert code == 1
     assert not residue.exists() and (host.staging / image).exists()
-    assert said.splitlines()[-1] == "Cleaned 1 stale staging files, 0 ignored (1 errors)"
+    assert "\nCleaned 1 stale staging files, 0 ignored (1 errors); " in said
     path = host.staging / image
     assert f"Failed to delete stale staging path '{path}': [Errno 21] Is a directory" in said
 
 
 def test_the_log_goes_to_stderr_and_the_result_to_stdout(host: Host) -> None:
-    host.stage_deleted()
+    host.stage_deleted().write_bytes(b"")
     run = subprocess.run(
         [PROGRAM, "sweep", "--config-file", host.config_file],
         capture_output=True,
@@ -52,7 +58,7 @@ def test_the_log_goes_to_stderr_and_the_result_to_stdout(host: Host) -> None:
         timeout=30,
         check=True,
     )
-    assert run.stdout == "Cleaned 1 stale staging files, 0 ignored (0 errors)\n"
+    assert run.stdout == "Cleaned 1 stale staging files, 0 ignored (0 errors); 0 B gained\n"
     assert "Stale staging residue found" in run.stderr
 
 
@@ -238,11 +244,15 @@ def test_the_brake(host: Host, database_url: str) -> None:
     for _ in range(5):
         host.stage(new_id())
     host.configure(database_url=database_url, watcher="absent_grace = 0\nmax_absent_removals = 3")
-    code, said = host.sweep()
-    assert code == 0
-    assert "Cleaned 3 stale staging files, 3 ignored (0 errors)" in said
-    assert said.count("raise [staging_watcher] max_absent_removals") == 1
+    hit = "\nHit max_absent_removals: further files of images that are not in the database stay\n"
+    for arguments, counts in ((["--dry-run"], "Would clean 3"), ([], "Cleaned 3")):
+        code, said = host.sweep(*arguments)
+        assert code == 1
+        assert f"{hit}{counts} stale staging files, 3 ignored (0 errors); " in said
+        assert said.count("raise [staging_watcher] max_absent_removals") == 1
     assert len(os.listdir(host.staging)) == 3
+    code, said = host.sweep()
+    assert code == 0 and "max_absent_removals" not in said
 
 
 def sweep_at_terminal(host: Host, *arguments: str, **options: Any) -> Terminal:
@@ -259,7 +269,7 @@ def test_a_human_sees_progress(host: Host) -> None:
     bar, last, _ = terminal.lines
     assert bar.endswith(" 3 cleaned, 3.0 MiB gained") and "4 of 4 files" in bar
     assert len(bar) <= 80
-    assert last == "Cleaned 3 stale staging files, 1 ignored (0 errors)"
+    assert last == "Cleaned 3 stale staging files, 1 ignored (0 errors); 3.0 MiB gained"
     assert COLOUR.search(terminal.raw)
 
 
@@ -282,7 +292,7 @@ def test_progress_and_the_log_keep_apart(host: Host) -> None:
     log, bar, last, _ = terminal.lines
     assert re.match(r"\d{4}-.* ERROR watcher.cleaner .*Failed to delete stale staging path", log)
     assert "1 of 1 files" in bar
-    assert last == "Cleaned 0 stale staging files, 0 ignored (1 errors)"
+    assert last == "Cleaned 0 stale staging files, 0 ignored (1 errors); 0 B gained"
 
 
 @ONE_DATABASE
@@ -309,23 +319,192 @@ def test_a_list_in_a_file_shows_progress(host: Host, tmp_path: Path) -> None:
     assert "\x1b" not in (tmp_path / "list").read_text()
 
 
-# A file system that doesn't answer.
+# A file system, or a database, that doesn't answer.
 HANGING = """
 import os, signal, sys
-os.unlink = lambda *args, **options: signal.pause()
+def hang(*args, **options):
+    os.write(2, b"hanging")
+    while True:
+        signal.pause()
+from watcher.cli import main
+from watcher.images import Images
+"""
+HANGING_REMOVAL = f"{HANGING}os.unlink = hang\nsys.exit(main())"
+HANGING_QUERY = f"{HANGING}Images.states = hang\nsys.exit(main())"
+
+# Each of the given number of removals succeeds; then a signal comes, and once more.
+SIGNALLED = """
+import os, signal, sys
+signals, removals = [int(each) for each in sys.argv.pop(1).split(",")], int(sys.argv.pop(1))
+unlink = os.unlink
+def count(*args, **options):
+    global removals
+    unlink(*args, **options)
+    removals -= 1
+    if removals == 0:
+        for number in signals:
+            os.kill(os.getpid(), number)
+os.unlink = count
 from watcher.cli import main
 sys.exit(main())
 """
 
 
+def stop_sweep(
+    host: Host, signals: list[int], *arguments: str, through: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    """A sweep of 2000 files that gets signals during its 1500th removal."""
+    for _ in range(2000):
+        host.stage_deleted().write_bytes(b"")
+    numbers = ",".join(str(int(number)) for number in signals)
+    command = [*through, sys.executable, "-c", SIGNALLED, numbers, "1500"]
+    return subprocess.run(
+        [*command, "sweep", "--config-file", host.config_file, "--nodebug", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
 @ONE_DATABASE
-def test_an_interrupt_gives_the_terminal_back(host: Host) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_it_between_two_removals(host: Host, number: int) -> None:
+    run = stop_sweep(host, [number])
+    assert (run.returncode, run.stdout) == (-number, "")
+    counts = "cleaned 1500 stale staging files, 0 ignored (0 errors); 0 B gained"
+    assert run.stderr == f"glance-staging-watcher: Stopped: {counts}\n"
+    assert len(os.listdir(host.staging)) == 500
+
+
+@ONE_DATABASE
+def test_a_signal_stops_the_first_process_of_a_container(host: Host) -> None:
+    """Which the kernel doesn't end by a signal of its own."""
+    namespace = ["unshare", "--user", "--map-root-user", "--pid", "--fork"]
+    if subprocess.run([*namespace, "true"], check=False, stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("needs user name spaces")
+    run = stop_sweep(host, [signal.SIGTERM], through=namespace)
+    assert run.returncode == 128 + signal.SIGTERM
+    assert "Stopped: cleaned 1500 stale" in run.stderr
+
+
+@ONE_DATABASE
+def test_what_was_removed_until_a_signal_is_in_the_json(host: Host) -> None:
+    run = stop_sweep(host, [signal.SIGTERM], "--format", "json")
+    assert run.returncode == -signal.SIGTERM
+    kinds = [json.loads(line)["kind"] for line in run.stdout.splitlines()]
+    assert kinds == ["removed"] * 1500
+    assert "Stopped: cleaned 1500 stale" in run.stderr
+
+
+@ONE_DATABASE
+def test_a_second_signal_does_not_wait(host: Host) -> None:
+    run = stop_sweep(host, [signal.SIGINT, signal.SIGTERM])
+    assert (run.returncode, run.stdout, run.stderr) == (-signal.SIGTERM, "", "")
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return bool(int(re.findall(r"^SigCgt:\s*(\w+)", status, re.M)[0], 16) >> (number - 1) & 1)
+
+
+@ONE_DATABASE
+def test_a_removal_that_hangs_takes_two_signals(host: Host) -> None:
     residue = host.stage_deleted()
-    terminal = sweep_at_terminal(host, command=[sys.executable, "-c", HANGING])
-    terminal.read_until(" of ")
-    assert terminal.raw.rindex("\x1b[?25l") >= 0  # the cursor is hidden
-    terminal.process.send_signal(signal.SIGINT)
+    terminal = sweep_at_terminal(host, command=[sys.executable, "-c", HANGING_REMOVAL])
+    terminal.read_until("hanging")
+    process = terminal.process
+    process.send_signal(signal.SIGINT)
+    wait_for(lambda: not catches(process.pid, signal.SIGINT), 30.0, "the handler")
+    process.send_signal(signal.SIGINT)
     assert terminal.end() == -signal.SIGINT
-    assert terminal.raw.rindex("\x1b[?25h") > terminal.raw.rindex("\x1b[?25l")
-    assert "Traceback" not in terminal.raw
+    assert cursor_is_back(terminal)
     assert residue.exists()
+
+
+@ONE_DATABASE
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("arguments", "last"),
+    [
+        ([], "Stopped: cleaned 0 stale staging files, 0 ignored (0 errors); 0 B gained"),
+        (["--dry-run"], ""),
+    ],
+)
+def test_a_query_that_hangs_takes_one_signal(
+    host: Host, number: int, arguments: list[str], last: str
+) -> None:
+    host.stage_deleted()
+    terminal = sweep_at_terminal(
+        host, *arguments, columns=200, command=[sys.executable, "-c", HANGING_QUERY]
+    )
+    terminal.read_until("hanging")
+    terminal.process.send_signal(number)
+    assert terminal.end() == -number
+    assert cursor_is_back(terminal)
+    assert "Traceback" not in terminal.raw
+    assert ("Stopped" in terminal.raw) == bool(last) and last in "\n".join(terminal.lines)
+
+
+def cursor_is_back(terminal: Terminal) -> bool:
+    """Whether the cursor that a bar hides is seen at last."""
+    return terminal.raw.rindex("\x1b[?25h") > terminal.raw.rindex("\x1b[?25l")
+
+
+# The kinds of directory in which a user may not remove what he sees there.
+AS_NOBODY = [
+    "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+    "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search", "--",
+]  # fmt: skip
+READ_ONLY = [
+    "unshare", "--user", "--map-root-user", "--mount", "--propagation", "private",
+    "sh", "-c", 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"',
+]  # fmt: skip
+
+
+def through(host: Host, command: list[str], *arguments: str) -> tuple[int, list[dict[str, Any]]]:
+    """Run the program through another one; its exit code and JSON."""
+    run = subprocess.run(
+        [*command, PROGRAM, *arguments, "--format", "json", "--config-file", host.config_file],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return run.returncode, [json.loads(line) for line in run.stdout.splitlines()]
+
+
+@ONE_DATABASE
+@pytest.mark.parametrize(
+    ("mode", "command", "stuck", "reason"),
+    [
+        (0o755, AS_NOBODY, 2, "nobody may not remove files: the directory belongs to root"),
+        (0o1777, AS_NOBODY, 1, "the sticky bit lets nobody remove its own files only"),
+        (0o755, READ_ONLY, 2, "the file system is mounted read-only"),
+    ],
+    ids=["permission", "sticky", "read-only"],
+)
+def test_a_dry_run_knows_what_may_not_be_removed(
+    host: Host, mode: int, command: list[str], stuck: int, reason: str
+) -> None:
+    if command is READ_ONLY:
+        command = [*command, str(host.staging)]
+    trial = subprocess.run([*command, "true"], check=False, stderr=subprocess.DEVNULL)
+    if os.geteuid() or trial.returncode:
+        pytest.skip("needs root, who can be another")
+    own, other = host.stage_deleted(), host.stage_deleted()
+    os.chown(own, 65534, -1)
+    host.stage_live()
+    host.staging.chmod(mode)
+    code, [*_, status] = through(host, command, "status")
+    assert code == 1 and status["verdicts"]["error"]["files"] == stuck
+    code, [*files, plan] = through(host, command, "sweep", "--dry-run")
+    assert code == 1
+    reasons = {file["name"]: file["reason"] for file in files if file["verdict"] == "error"}
+    assert len(reasons) == stuck and reasons[other.name] == f"image is deleted, but {reason}"
+    code, [*_, outcome] = through(host, command, "sweep")
+    assert code == 1 and outcome["error"] == stuck
+    for field in ("cleaned", "ignored", "error", "size"):
+        assert outcome[field] == plan[field], field
+    assert own.exists() == (stuck == 2) and other.exists()

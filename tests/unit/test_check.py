@@ -3,6 +3,7 @@
 
 import errno
 import os
+import sys
 
 import pytest
 
@@ -11,6 +12,7 @@ from watcher.checks import broker as check_broker
 from watcher.checks import database as check_database
 from watcher.checks import directory as check_directory
 from watcher.checks import glance as check_glance
+from watcher.checks import outputs as check_outputs
 from watcher.checks import queue as check_queue
 from watcher.checks.broker import Attempt
 from watcher.checks.database import MOST, Privileges, may_write
@@ -43,6 +45,8 @@ def test_removal(access: Access, result: Result, found: str) -> None:
     made = check_directory.removal(access)
     assert made.result is result and found in made.found
     assert (made.remedy is None) == (result is OK)
+    if "belongs to" in found:
+        assert made.remedy == "run as the user that runs glance-api"
 
 
 @pytest.mark.parametrize(
@@ -96,7 +100,8 @@ def test_file_events(error: OSError | None, result: Result, remedy: str | None) 
     ("count", "result", "found"),
     [
         (0, WARNING, "no row at all"),
-        (1, OK, "1 rows"),
+        (1, OK, "1 row in"),
+        (2, OK, "2 rows in"),
         (MOST, OK, "10,000 rows"),
         (MOST + 1, OK, "more than 10,000 rows"),
     ],
@@ -189,7 +194,7 @@ THERE = Declared("glance", there=True)
         (Declared("glance", there=False), WARNING, WARNING),
         (THERE, OK, OK),
         (THERE._replace(difference=TRUE_THERE), FAILURE, FAILURE),
-        (THERE._replace(difference=FALSE_THERE), OK, WARNING),
+        (THERE._replace(difference=FALSE_THERE), WARNING, WARNING),
         (THERE._replace(difference=FALSE_THERE, quorum=True), FAILURE, FAILURE),
         (THERE._replace(difference=Difference("x-expires", "none", "1")), FAILURE, FAILURE),
         (THERE._replace(refused="(403) no"), FAILURE, FAILURE),
@@ -201,9 +206,33 @@ def test_exchange_and_queue(declared: Declared, exchange: Result, queue: Result)
 
 
 @pytest.mark.parametrize(
+    ("difference", "exchange", "quorum", "result", "remedy"),
+    [
+        (FALSE_THERE, FALSE_THERE, False, OK, "None"),
+        (FALSE_THERE, FALSE_THERE, True, FAILURE, "exchange first"),
+        (TRUE_THERE, TRUE_THERE, False, FAILURE, "exchange first"),
+        (FALSE_THERE, None, False, WARNING, "delete_queue"),
+        (FALSE_THERE, None, True, FAILURE, "delete_queue"),
+        (None, FALSE_THERE, False, OK, "None"),
+    ],
+)
+def test_a_queue_is_not_to_be_deleted_for_what_its_exchange_brings_about(
+    difference: Difference | None,
+    exchange: Difference | None,
+    quorum: bool,
+    result: Result,
+    remedy: str,
+) -> None:
+    declared = THERE._replace(difference=difference, quorum=quorum)
+    made = check_queue.queue(declared, "/", exchange)
+    assert made.result is result and remedy in str(made.remedy)
+
+
+@pytest.mark.parametrize(
     ("messages", "consumers", "topics", "result", "found"),
     [
-        (0, 1, 1, OK, "0 messages wait"),
+        (0, 1, 1, OK, "0 messages wait, 1 consumer"),
+        (1, 1, 1, OK, "1 message waits, 1 consumer"),
         (999, 1, 1, OK, "999 messages"),
         (1000, 1, 1, WARNING, "keep up"),
         (0, 0, 1, WARNING, "no service runs"),
@@ -230,6 +259,21 @@ def test_one_broker_is_enough(attempts: list[Attempt], results: list[Result]) ->
     made = list(check_broker.brokers(attempts, "/"))
     assert [each.result for each in made] == results
     assert all(attempt.host in each.found for attempt, each in zip(attempts, made, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("cause", "remedy"),
+    [
+        ("[Errno 111] Connection refused", "see that it runs"),
+        ("[Errno -2] Name or service not known", "correct the host"),
+        ("(403) ACCESS_REFUSED - Login was refused using authentication mechanism", "password"),
+        ("(530) NOT_ALLOWED - vhost x not found", "correct the virtual host"),
+        ("(530) NOT_ALLOWED - access to vhost 'x' refused for user 'y'", "set_permissions"),
+        ("transport_url can't be used; no user may have a /", "correct transport_url"),
+    ],
+)
+def test_the_remedy_is_for_what_the_broker_said(cause: str, remedy: str) -> None:
+    assert remedy in check_broker.remedy(cause)
 
 
 def test_no_part_of_a_password_is_told() -> None:
@@ -263,6 +307,41 @@ def test_what_glance_sends(
 def test_a_configuration_without_a_file() -> None:
     assert check_glance.files([]).result is FAILURE
     assert check_glance.files(["/a", "/b"]) == Check("configuration", OK, "/a, /b")
+
+
+@pytest.mark.parametrize(
+    ("sections", "found", "remedy"),
+    [
+        ({}, "are known", "None"),
+        ({"staging_watcher": ["pool", "audit_log"], "store": ["poole"]}, "are known", "None"),
+        ({"staging_watcher": ["max_absent_removal"]}, "removal is no option", "removals may"),
+        ({"staging_watcher": ["max-absent-removals"]}, "removals is no option", "max_absent"),
+        ({"staging_watcher": ["Pool"]}, "Pool is no option", "take it away"),
+        ({"staging-watcher": ["pool"]}, "[staging-watcher] is no", "[staging_watcher] may"),
+    ],
+)
+def test_names_that_oslo_config_passes_over(
+    sections: dict[str, list[str]], found: str, remedy: str
+) -> None:
+    (made,) = check_glance.options([{"database": ["connection"]}, sections])
+    assert made.result is (OK if remedy == "None" else WARNING)
+    assert found in made.found and remedy in str(made.remedy)
+
+
+def test_the_metrics_without_their_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    made = check_outputs.metrics("127.0.0.1", 1)
+    assert made.result is FAILURE and "pip install" in str(made.remedy)
+
+
+def test_lines_are_wrapped_between_words_at_a_terminal() -> None:
+    made = Check("queue", WARNING, "found " * 20, "remedy " * 20 + "/" + "path" * 20)
+    lines = check.text(made, "warning", 80).splitlines()
+    assert lines[0].startswith("warning  queue           found found")
+    assert all(line.startswith(f"{'':25}") for line in lines[1:])
+    assert [line.strip() for line in lines if len(line) > 80] == ["/" + "path" * 20]
+    assert " ".join(" ".join(lines).split()[2:]) == f"{made.found}-> {made.remedy}"
+    assert len(check.text(made, "warning").splitlines()) == 2
 
 
 HOSTILE = "a\x1b[31m\nok  forged \u202e" + os.fsdecode(b"\xff") + " é"

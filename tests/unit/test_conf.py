@@ -119,3 +119,11 @@ def test_the_sample_is_current(tmp_path: Path) -> None:
     sample = Path(__file__).parents[2] / "etc/glance-staging-watcher.conf.sample"
     generator.main(["--namespace", "watcher", "--output-file", str(tmp_path / "sample")])
     assert sample.read_text() == (tmp_path / "sample").read_text(), "make sample writes it anew"
+
+
+def test_a_wrong_value_names_its_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, "[staging_watcher]\nsweep_interval = bad\n")
+    where = f"Value for option sweep_interval in {tmp_path}/glance-api.conf is not valid: "
+    assert where in str(caught.value)
+    assert "LocationInfo" not in str(caught.value)

@@ -6,6 +6,7 @@ is then declared as oslo.messaging would, with one argument more that no broker 
 one: it says what differs, and could make nothing even if what was there has just gone.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -25,6 +26,17 @@ ANSWER_TIMEOUT = 10  # seconds
 
 # of a wrong type, or for another kind of queue
 _NEVER_MADE = {"exchange": {"alternate-exchange": 0}, "queue": {"x-max-age": 0}}
+
+
+# by a pattern of the cause
+_REMEDIES = {
+    r"transport_url": "correct transport_url",
+    r"\(403\)|Login was refused": "correct user and password in transport_url",
+    r"vhost .* not found": "correct the virtual host at the end of transport_url",
+    r"\(530\)": "rabbitmqctl set_permissions for that user and virtual host, or correct either in "
+    "transport_url",
+    r"Name or service not known": "correct the host in transport_url",
+}
 
 
 class Attempt(NamedTuple):
@@ -82,9 +94,19 @@ def brokers(attempts: list[Attempt], vhost: str) -> Iterator[Check]:
                 "broker",
                 Result.WARNING if enough else Result.FAILURE,
                 f"{host}: {cause}",
-                "see that it runs, and that transport_url and the ssl options in "
-                "[oslo_messaging_rabbit] are right",
+                remedy(cause),
             )
+
+
+def remedy(cause: str) -> str:
+    """What to do about a broker that doesn't let us in."""
+    for pattern, what in _REMEDIES.items():
+        if re.search(pattern, cause):
+            return what
+    return (
+        "see that it runs, and that transport_url and the ssl options in "
+        "[oslo_messaging_rabbit] are right"
+    )
 
 
 class _Connection(impl_rabbit.Connection):  # type: ignore[misc]
@@ -164,9 +186,10 @@ def _look(conf: cfg.ConfigOpts, connection: _Connection, driver: Any) -> Iterato
         options.exchange or driver._default_exchange, "info", queue_name=options.pool
     )
     wanted = connection.wanted
-    yield exchange(_declared(connection, wanted.exchange_name, connection.declare_exchange))
+    source = _declared(connection, wanted.exchange_name, connection.declare_exchange)
+    yield exchange(source)
     state = _declared(connection, wanted.queue_name, connection.declare_queue)
-    yield queue(state, driver._url.virtual_host or "/")
+    yield queue(state, driver._url.virtual_host or "/", source.difference)
     if state.there:
         counted = connection.declare_queue(passive=True)
         topics = options.topics or conf.oslo_messaging_notifications.topics

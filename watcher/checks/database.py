@@ -84,7 +84,7 @@ def rows(count: int) -> Check:
             "nothing, if this cloud is new; else correct [database] connection, it is another one",
         )
     number = f"more than {MOST:,}" if count > MOST else f"{count:,}"
-    return Check("images", Result.OK, f"{number} rows in the images table")
+    return Check("images", Result.OK, f"{number} row{'s' * (count > 1)} in the images table")
 
 
 def privileges(held: Privileges) -> Check:

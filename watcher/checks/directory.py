@@ -6,7 +6,9 @@ import errno
 import fcntl
 import os
 import pwd
+import shlex
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +31,9 @@ SHARED = {
 }  # fmt: skip
 
 INOTIFY = Path("/proc/sys/fs/inotify")
+
+_RUN = "run as the user that runs glance-api"
+_CORRECT = "correct [os_glance_staging_store] filesystem_store_datadir or node_staging_uri"
 
 # from linux/fs.h
 _FS_IOC_GETFLAGS = 0x80086601
@@ -62,7 +67,7 @@ def checks(conf: cfg.ConfigOpts) -> Iterator[Check]:
         return
     try:
         with staging:
-            access = _access(staging)
+            access = access_to(staging)
             kind = mount_type(staging.descriptor)
             watch_error = _try_to_watch(staging)
     except FileNotFoundError:
@@ -72,7 +77,7 @@ def checks(conf: cfg.ConfigOpts) -> Iterator[Check]:
             Result.WARNING,
             f"{staging.path} does not exist",
             "nothing, if this host's Glance has not staged anything yet: it makes the directory; "
-            "else correct [os_glance_staging_store] filesystem_store_datadir or node_staging_uri",
+            f"else {_CORRECT}",
         )
         return
     except OSError as error:
@@ -81,7 +86,7 @@ def checks(conf: cfg.ConfigOpts) -> Iterator[Check]:
             "directory",
             Result.FAILURE,
             f"{staging.path} can't be read: {error.strerror}",
-            "run as the user that runs glance-api",
+            _CORRECT if isinstance(error, NotADirectoryError) else _RUN,
         )
         return
     yield user(access.user, access.owner)
@@ -104,7 +109,7 @@ def user(number: int, owner: int | None) -> Check:
             "user",
             Result.WARNING,
             f"runs as root; the answers may be others for {whose}",
-            f"run it as the user of the service: runuser -u {name} -- glance-staging-watcher check",
+            f"run it as the user of the service: runuser -u {name} -- {shlex.join(sys.argv)}",
         )
     return Check("user", Result.OK, f"runs as {user_name(number)}")
 
@@ -131,14 +136,14 @@ def removal(access: Access) -> Check:
             "removal",
             Result.FAILURE,
             f"{user_name(access.user)} may not remove files: the directory belongs to {owner}",
-            f"run the service as {owner}, or give its user write and search permission",
+            _RUN,
         )
     if access.sticky and access.user not in (0, access.owner):
         return Check(
             "removal",
             Result.WARNING,
             f"the sticky bit lets {user_name(access.user)} remove its own files only",
-            f"run the service as {owner}, or chmod -t on the directory",
+            f"{_RUN}, or chmod -t on the directory",
         )
     return Check("removal", Result.OK, "files can be removed")
 
@@ -189,7 +194,11 @@ def user_name(number: int) -> str:
         return str(number)
 
 
-def _access(staging: Staging) -> Access:
+def access_to(staging: Staging) -> Access:
+    """Look at an open staging directory.
+
+    :raises OSError: it can't be looked at
+    """
     descriptor = staging.descriptor
     status = os.fstat(descriptor)
     return Access(

@@ -94,16 +94,27 @@ def exchange(declared: Declared) -> Check:
     if declared.difference is not None:
         return Check(
             "exchange",
-            Result.OK,
-            f"{name}: {declared.difference}; oslo.messaging goes on with that",
+            Result.WARNING,
+            f"{name}: {declared.difference}; oslo.messaging yields to that, the queue is declared "
+            "likewise and lost when the broker restarts",
+            "set [oslo_messaging_rabbit] amqp_durable_queues = true in Glance's file too, then "
+            "delete the exchange while all who use it are stopped, and the watcher's queue with it",
         )
     return Check("exchange", Result.OK, f"{name} is there, as configured")
 
 
-def queue(declared: Declared, vhost: str) -> Check:
-    """Whether the watcher can listen in its queue."""
+def queue(declared: Declared, vhost: str, exchange: Difference | None = None) -> Check:
+    """Whether the watcher can listen in its queue.
+
+    :param exchange: how its exchange differs from the configuration
+    """
     name = f"queue {declared.name}"
-    delete = f"rabbitmqctl delete_queue --vhost {vhost} {declared.name}"
+    delete = (
+        f"rabbitmqctl delete_queue --vhost {vhost} {declared.name} while the service is stopped; "
+        "it declares it anew"
+    )
+    if exchange is not None and exchange == declared.difference:
+        delete = "see to the exchange first"  # a new queue would be no better
     if not declared.there:
         return Check(
             "queue",
@@ -118,14 +129,16 @@ def queue(declared: Declared, vhost: str) -> Check:
             "queue",
             Result.FAILURE,
             f"{name}: {declared.difference}; no notification can be received",
-            f"{delete} while the service is stopped; it declares it anew",
+            delete,
         )
+    if declared.difference is not None and declared.difference == exchange:
+        return Check("queue", Result.OK, f"{name} is there, not durable as its exchange")
     if declared.difference is not None:
         return Check(
             "queue",
             Result.WARNING,
             f"{name}: {declared.difference}; it is lost when the broker restarts",
-            f"{delete} while the service is stopped; it declares it anew",
+            delete,
         )
     return Check("queue", Result.OK, f"{name} is there, {declared.sort} as configured")
 
@@ -135,7 +148,8 @@ def waiting(name: str, messages: int, consumers: int, topics: int) -> Check:
 
     :param topics: of the configuration; one watcher has a consumer for each
     """
-    text = f"{messages:,} messages wait, {consumers} consumers"
+    text = "1 message waits" if messages == 1 else f"{messages:,} messages wait"
+    text += ", 1 consumer" if consumers == 1 else f", {consumers} consumers"
     if consumers > topics:
         return Check(
             "messages",

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of what the service writes and serves by itself: log, audit and metrics.
+
+Nothing is opened or made; whether the service could is asked of the kernel.
+"""
+
+import errno
+import http.client
+import importlib.util
+import os
+import socket
+import sys
+from collections.abc import Iterator
+
+from oslo_config import cfg
+from oslo_log import log
+
+from watcher.checks.result import Check, Result
+from watcher.conf import DISTRIBUTION, GROUP
+
+ANSWER_TIMEOUT = 5  # seconds
+
+
+def checks(conf: cfg.ConfigOpts) -> Iterator[Check]:
+    """Look at what is configured."""
+    for option in ("log_file", "log_dir"):
+        conf.clear_override(option)  # of the commands, whose own log goes to stderr
+    path = log._get_log_file_path(conf, DISTRIBUTION)
+    if path and not conf.log_config_append:
+        yield file("log", "log_file or log_dir", path)
+    options = conf[GROUP]
+    if options.audit_log:
+        yield file("audit", "[staging_watcher] audit_log", options.audit_log)
+    if options.metrics_port:
+        yield metrics(options.metrics_host, options.metrics_port)
+
+
+def file(name: str, option: str, path: str) -> Check:
+    """Whether this user could append to a file, or make it."""
+    if (cause := _why_not_written(os.path.realpath(path))) is None:
+        return Check(name, Result.OK, f"{path} can be written")
+    return Check(
+        name,
+        Result.FAILURE,
+        f"{path} can't be written: {cause}",
+        f"run as the user that runs glance-api, or name a file by {option} that it can write",
+    )
+
+
+def _why_not_written(path: str) -> str | None:
+    directory = os.path.dirname(path)
+    if os.path.isdir(path):
+        return os.strerror(errno.EISDIR)
+    if os.path.exists(path):
+        writable = os.access(path, os.W_OK, effective_ids=True)
+    elif not os.path.isdir(directory):
+        return f"{directory} is no directory, or can't be searched"
+    else:
+        writable = os.access(directory, os.W_OK | os.X_OK, effective_ids=True)
+    return None if writable else "this user may not, or the file system is read-only"
+
+
+def metrics(host: str, port: int) -> Check:
+    """Whether metrics are served, or can be."""
+    if importlib.util.find_spec("prometheus_client") is None:
+        return Check(
+            "metrics",
+            Result.FAILURE,
+            "[staging_watcher] metrics_port is set, but prometheus_client is not installed",
+            f"{sys.executable} -m pip install '{DISTRIBUTION}[metrics]', or take the option away",
+        )
+    place = f"{host} port {port}"
+    try:
+        _bind(host, port)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE and _is_ours(host, port):
+            return Check("metrics", Result.OK, f"the service serves them on {place}")
+        return Check(
+            "metrics",
+            Result.FAILURE,
+            f"they can't be served on {place}: {error.strerror}",
+            "correct [staging_watcher] metrics_host or metrics_port",
+        )
+    return Check("metrics", Result.OK, f"{place} is free")
+
+
+def _bind(host: str, port: int) -> None:
+    family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind) as bound:
+        # As the service does; without listen() it is in no one's way.
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+
+
+def _is_ours(host: str, port: int) -> bool:
+    connection = http.client.HTTPConnection(host, port, timeout=ANSWER_TIMEOUT)
+    try:
+        connection.request("HEAD", "/healthz")
+        return connection.getresponse().headers["Server"] == DISTRIBUTION
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
