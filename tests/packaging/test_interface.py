@@ -69,7 +69,7 @@ def test_the_man_page_has_each_command_and_option(command: str) -> None:
 def test_the_man_page_of_the_upgrade_check_has_its_option() -> None:
     program = PROGRAM.with_name("glance-staging-watcher-status")
     assert options_of("upgrade check", program) <= options_of(""), "the man page of those is named"
-    usage = [program, "upgrade", "check", "--help"]
+    usage = [str(program), "upgrade", "check", "--help"]
     said = subprocess.run(usage, capture_output=True, text=True, check=True).stdout
     assert "upgrade check [--json] [option]..." in said.splitlines()[0]
     text = page(SOURCE / "man/glance-staging-watcher-status.8")
