@@ -59,16 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         for number in (signal.SIGINT, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
-    from watcher.conf import ConfigError  # noqa: PLC0415 - see above
+    from watcher.conf import ConfigError, exit_code  # noqa: PLC0415 - see above
     from watcher.images import DatabaseError  # noqa: PLC0415
 
     try:
         return _serve(args) if name is None else _command(name, args)
     except SystemExit as end:
-        # The parser of options has said it. oslo.config has a code and a line end of its own.
-        if end.code == 1:
-            print(file=sys.stderr)
-        return 2 if end.code else 0
+        return exit_code(end)
     except ConfigError as error:
         cause = str(error)
     except DatabaseError as error:

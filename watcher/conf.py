@@ -7,6 +7,7 @@ names would cost most of a second and 40 MB at each start.
 
 import re
 import socket
+import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -173,6 +174,14 @@ def _read(
     for opt in glance_opts:
         conf[opt.name]
     return conf
+
+
+def exit_code(end: SystemExit) -> int:
+    """Exit code with which to follow the parser of options, which has said what was wrong or
+    asked for. oslo.config has a code of its own, and no end of line."""
+    if end.code == 1:
+        sys.stderr.write("\n")
+    return 2 if end.code else 0
 
 
 def reload(conf: cfg.ConfigOpts) -> list[str]:

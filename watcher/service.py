@@ -174,6 +174,8 @@ class Service:
         self._ready = True
 
     def _progress(self) -> None:
+        if not self._manager.is_there:  # the status would be made for nobody, twice an event
+            return
         if self._ready:
             self._manager.ready()
         self._manager.ping()

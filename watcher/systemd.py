@@ -20,6 +20,8 @@ class Manager:
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         address = environ.get("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
+        #: whether there is one
+        self.is_there = bool(address)
         #: seconds without a ping after which the process is killed; None: never
         self.watchdog = _watchdog(environ) if address else None
         self._pinged: float | None = None

@@ -63,10 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             epilog="Exit codes: 0 ready; 1 warnings; 2 failures, or the configuration can't be "
             "used; 255 an error in the check itself.",
         )
-    except SystemExit as end:  # the parser of options has said it; 1 would mean warnings here
-        if end.code == 1:
-            sys.stderr.write("\n")
-        return int(Result.FAILURE) if end.code else int(Result.OK)
+    except SystemExit as end:
+        return configuration.exit_code(end)
     except configuration.ConfigError as error:
         sys.stderr.write(f"{PROGRAM}: {error}\n")
         return int(Result.FAILURE)
