@@ -28,8 +28,8 @@ watcher_opts = [
         min=1,
         max=86400,
         mutable=True,
-        help="Seconds from the end of one full sweep of the staging directory to the next one. "
-        "Sweeps remove what no event told of.",
+        help="Seconds from the end of one full sweep of the staging directory to the next one, "
+        "a tenth less or more, lest many hosts sweep in step. Sweeps remove what no event told of.",
     ),
     cfg.IntOpt(
         "absent_grace",

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Faults that last: one line when one begins, one when it ends, none for the tries between."""
 
-import random
-
 from oslo_log.log import BaseLoggerAdapter
+
+from watcher import jitter
 
 MAX_DELAY = 60.0  # seconds
 
@@ -58,4 +58,4 @@ def backoff(attempt: int) -> float:
     """Seconds before try number ``attempt`` (the first repetition is 1): doubled from one
     second to a minute, with jitter, lest many hosts come back in step."""
     longest = min(2.0 ** min(attempt - 1, 10), MAX_DELAY)
-    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+    return longest - jitter.within(longest / 2)

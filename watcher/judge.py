@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from oslo_log import log
 
-from watcher.age import AgeClock
+from watcher.age import AgeClock, Sightings
 from watcher.images import Images, ImageState
 from watcher.staging import Staging, image_id
 from watcher.verdict import Verdict, verdict
@@ -56,7 +56,7 @@ class Judge:
     ) -> None:
         self._staging, self._images = staging, images
         self.grace, self.max_absent = absent_grace, max_absent_removals
-        self.clock = AgeClock()
+        self.clock, self._sightings = AgeClock(), Sightings()
         #: files of absent images that were removed since the last sweep began
         self.absent_removed = 0
         #: whether more of them than may be were found since then
@@ -65,6 +65,7 @@ class Judge:
     def begin(self) -> None:
         """A sweep begins: the brake is let go."""
         self.absent_removed, self.braked = 0, False
+        self._sightings.begin()
 
     def decide(self, names: Sequence[str], notified: Set[str]) -> Iterator[Decision]:
         """Decisions, one a name and in that order, each made when it is asked for.
@@ -98,7 +99,11 @@ class Judge:
             status = self._staging.lstat(name)
         except OSError:  # a broken file system; in doubt the file is young
             return _Sighting(None, -math.inf)
-        return _Sighting(status, self.clock.age(status) if status else math.inf)
+        if status is None:
+            return _UNSEEN
+        if self._staging.network:
+            return _Sighting(status, self._sightings.age(name, status))
+        return _Sighting(status, self.clock.age(status))
 
     def _judge(
         self, name: str, found: str, state: ImageState, seen: _Sighting, notified: bool
@@ -109,7 +114,8 @@ class Judge:
             reason = _REASONS[state]
         elif outcome is Verdict.RECHECK:
             delay = min(self.grace - seen.age, MAX_DELAY) + 0.05  # past it, not just at it
-            reason = f"image is not in the database, changed less than {self.grace:g} s ago"
+            since = "first seen so" if self._staging.network else "changed"
+            reason = f"image is not in the database, {since} less than {self.grace:g} s ago"
         elif self.absent_removed >= self.max_absent:
             outcome, reason = Verdict.KEEP, "image is not in the database, max_absent_removals hit"
             self._brake()

@@ -17,6 +17,7 @@ from typing import Any
 from oslo_config import cfg
 from oslo_log import log
 
+from watcher import jitter
 from watcher.account import Account
 from watcher.bus import InPlaceExecutor, messaging
 from watcher.conf import GROUP, ConfigError
@@ -30,6 +31,11 @@ LOG = log.getLogger(__name__)
 EVENT_TYPE = "image.delete"
 
 RENEW_INTERVAL = 60.0  # seconds; a listener that broke earlier is replaced after a wait only
+
+# A broker that was away is back for all hosts at the same moment. Seconds over which they spread
+# their sweeps after it, and their tries to connect.
+SWEEP_SPREAD = 10.0
+RECONNECT_SPREAD = 3.0
 
 MAX_LAG = 7 * 86400.0  # seconds; what claims to be farther from now has no true timestamp
 
@@ -88,6 +94,7 @@ class Notifications:
         self._conf, self._queue = conf, queue
         # One transport for the whole life: its driver reads the options, it doesn't connect.
         self._transport = new_transport(conf)
+        _spread_reconnects(conf)
         options = conf[GROUP]
         topics = options.topics or conf.oslo_messaging_notifications.topics
         self._targets = [
@@ -156,10 +163,11 @@ class Notifications:
             if self._is_retired():
                 return
             self._told.clear()
-            if not self._fault.end() and not self._listened:
+            again = self._fault.end() or self._listened
+            if not again:
                 LOG.info("Listening for notifications in queue %s", self._pool)
             self._listened = True
-        self._queue.put(Sweep())
+        self._queue.put(Sweep(), delay=jitter.within(SWEEP_SPREAD) if again else 0.0)
 
     def _is_retired(self) -> bool:
         return threading.current_thread() in self._retired
@@ -207,6 +215,15 @@ def new_transport(conf: cfg.ConfigOpts) -> Any:
             f"transport_url can't be used ({type(error).__name__}); expected "
             "rabbit://user:password@host:port/vhost"
         ) from None
+
+
+def _spread_reconnects(conf: cfg.ConfigOpts) -> None:
+    """Wait longer than oslo.messaging does before a broker is tried again, each process for a time
+    of its own, unless the operator set that."""
+    group, name = "oslo_messaging_rabbit", "kombu_reconnect_delay"
+    if group in conf:  # else it is another driver's broker
+        delay = conf[group][name] + jitter.within(RECONNECT_SPREAD)
+        conf.set_default(name, delay, group=group)
 
 
 def _start(listener: Any) -> str | None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 from oslo_log import log
 
+from watcher import jitter
 from watcher.account import Tally, Trigger
 from watcher.cleaner import Cleaner, Outcome
 from watcher.conf import Limits
@@ -22,11 +23,15 @@ LOG = log.getLogger(__name__)
 
 CHECK_INTERVAL = 10.0  # seconds between looks for a replaced, mounted over or missing directory
 
+# share of a wait by which it differs from host to host
+JITTER = 0.1
+LAG_JITTER = 0.5  # of the short ones for a lagging row
+
 
 class Reconciler:
     """Takes keys off the queue and makes the directory agree with the database.
 
-    :param sweep_interval: seconds from the end of a sweep to the next
+    :param sweep_interval: seconds from the end of a sweep to the next, a tenth less or more
     :param on_swept: called after the first try of a sweep
     :param on_progress: called at least each ``check_interval`` seconds, and after each step of a
         pass, unless something hangs
@@ -129,7 +134,7 @@ class Reconciler:
             if Sweep() in keys:
                 self._ask_database()
                 self._account.swept(0.0, Tally())  # of nothing
-                self._queue.put(Sweep(), delay=self._sweep_interval)
+                self._sweep_later()
         except OSError as error:
             self.faults["directory"].begin(str(error))
             self._ask_database()
@@ -199,7 +204,10 @@ class Reconciler:
         self._tell_removed()
         # The files of deleted images are gone now; what is left is for their rows to show it.
         self._clean({Image(found): waiting for found, waiting in self._owed.items()})
-        self._queue.put(Sweep(), delay=self._sweep_interval)
+        self._sweep_later()
+
+    def _sweep_later(self) -> None:
+        self._queue.put(Sweep(), delay=jitter.around(self._sweep_interval, JITTER))
 
     def _tell_removed(self) -> None:
         tallies = self._account.tallies.values()
@@ -240,10 +248,17 @@ class Reconciler:
         self._recheck(outcome, notified)
 
     def _recheck(self, outcome: Outcome, notified: Mapping[str, Waiting]) -> None:
-        for name, delay in outcome.young.items():
+        for name, grace in outcome.young.items():
+            # Later only: before its grace is over it would be in vain.
+            delay = grace + jitter.within(grace * JITTER)
             self._queue.put(File(name), delay=delay, attempt=1)
         for found in outcome.lagging:
             waiting = notified[found]
             attempt = waiting.attempt + 1
             if (wait := recheck_delay(attempt)) is not None:
-                self._queue.put(Image(found), delay=wait, attempt=attempt, since=waiting.since)
+                self._queue.put(
+                    Image(found),
+                    delay=jitter.around(wait, LAG_JITTER),
+                    attempt=attempt,
+                    since=waiting.since,
+                )

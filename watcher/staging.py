@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import NamedTuple
 
+from watcher.mounts import network_type
+
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
@@ -93,6 +95,8 @@ class Staging:
     def __init__(self, path: str) -> None:
         self.path = path
         self.identity: Identity | None = None
+        #: type of the network file system that it lies on; None: it is this host's own
+        self.network: str | None = None
         self.descriptor = -1
         self._index: NameIndex | None = None
         # of a listing that is under way; becomes the index when that is complete
@@ -108,6 +112,7 @@ class Staging:
             raise OSError(error.errno, error.strerror, self.path) from None
         if held != self.identity:
             self.identity, self._index, self._fresh = held, None, None
+            self.network = network_type(self.descriptor)
         return self
 
     def __exit__(
@@ -223,13 +228,16 @@ class Staging:
                 raise OSError(errno.EINVAL, "Not a regular file")
             if judged is not None and _version(now) != _version(judged):
                 raise FileChangedError(name)
-            if now.st_blocks * 512 >= HUGE:
+            # What is held open NFS only renames, and the server frees blocks in any case.
+            if now.st_blocks * 512 >= HUGE and self.network is None:
                 self._remove_huge(name)
             else:
                 os.unlink(name, dir_fd=self.descriptor)
         except FileNotFoundError:
             return None
         except OSError as error:
+            if error.errno == errno.ESTALE:  # a cache knew it by that name, the server doesn't
+                raise FileChangedError(name) from None
             raise OSError(error.errno, error.strerror, self.full_path(name)) from None
         return now.st_blocks * 512
 

@@ -65,8 +65,9 @@ from tests.model.world import (
 from watcher import cleaner as cleaner_module
 from watcher import images as images_module
 from watcher.images import ImageState
-from watcher.reconciler import Reconciler
+from watcher.reconciler import JITTER, LAG_JITTER, Reconciler
 from watcher.staging import Identity
+from watcher.verdict import FIRST_RECHECK
 from watcher.workqueue import Directory, File, Image, Key, Sweep, WorkQueue
 
 Meanwhile = Sequence[tuple[str | int, ...]]
@@ -75,7 +76,9 @@ LOGGER = logging.getLogger("watcher")
 LONGER = int(os.environ.get("MODEL_EXAMPLES", "0"))
 
 SWEEP_INTERVAL = 300.0
-LONGEST_WAIT = max(SWEEP_INTERVAL, 60.0)  # seconds to the next sweep, whatever happened
+LATEST_SWEEP = SWEEP_INTERVAL * (1 + JITTER)
+LONGEST_WAIT = max(LATEST_SWEEP, 60.0)  # seconds to the next sweep, whatever happened
+LATEST_RECHECK = FIRST_RECHECK * (1 + LAG_JITTER)
 
 IDS = [f"abcdefab-cdef-4abc-8def-abcdefabcde{number}" for number in range(2)]
 FOREIGN = [f"running-task-{IDS[0]}", f"{IDS[1]}x.uc"]
@@ -308,7 +311,7 @@ class Model(RuleBasedStateMachine):
         while residue := self._residue():
             assert not {ImageState.DELETED} & {self._row(name) for name in residue}
             assert self.world.absent_removals == BRAKE, f"{residue} are left"
-            self._sweep(SWEEP_INTERVAL)
+            self._sweep(LATEST_SWEEP)
         self._prompt()
         self._prompt_after_a_fault()
 
@@ -340,7 +343,7 @@ class Model(RuleBasedStateMachine):
         self.delete(key, here=False, fate="told")
         self.work(0)
         self.replicate()
-        self.work(0.5)
+        self.work(LATEST_RECHECK)
         assert not self.world.entries.keys() & set(mine)
         self.write(f"{key}.raw", "told")
         self.work(0)
@@ -350,7 +353,7 @@ class Model(RuleBasedStateMachine):
             self.write(unknown, "told")
             self.work(GRACE - 0.1)
             assert unknown in self.world.entries
-            self.work(0.2)
+            self.work(0.2 + GRACE * JITTER)
             assert unknown not in self.world.entries, "its grace is over"
 
     def _prompt_after_a_fault(self) -> None:
@@ -372,7 +375,7 @@ class Model(RuleBasedStateMachine):
         self._sweep(1)
         assert self.world.entries.keys() >= set(mine)
         self.replicate()
-        self.work(0.5)
+        self.work(LATEST_RECHECK)
         assert not self.world.entries.keys() & set(mine)
 
     def _new_id(self) -> str:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from oslo_config import cfg
 
 from tests.services import wait_for
+from tests.unit.delays import DelaysQueue
 from watcher import conf
 from watcher.account import Account
 from watcher.bus import messaging
@@ -199,12 +200,12 @@ class Heard(NamedTuple):
 
     log: DriverLog
     notifications: Notifications
-    queue: WorkQueue
+    queue: DelaysQueue
 
 
 @pytest.fixture
 def heard(tmp_path: Path) -> Heard:
-    queue = WorkQueue()
+    queue = DelaysQueue()
     made = Notifications(load(tmp_path, "[DEFAULT]\ntransport_url = fake://\n"), queue, Account())
     return Heard(DriverLog(lost=made.lost, back=made.back, broken=made.renew), made, queue)
 
@@ -238,7 +239,43 @@ def test_the_drivers_log_becomes_states(heard: Heard, caplog: pytest.LogCaptureF
         ),
         ("INFO", "Notifications can be received again"),
     ]
-    assert queue.take().keys() == {Sweep()}
+    assert [key for key, _ in queue.delays] == [Sweep()]
+
+
+def test_the_sweep_after_a_reconnect_is_at_any_time_of_ten_seconds(heard: Heard) -> None:
+    heard.notifications.back()
+    assert heard.queue.delays == [(Sweep(), 0.0)], "nothing was away, nobody comes back in step"
+    del heard.queue.delays[:]
+    for _ in range(200):
+        say(heard.log, logging.ERROR, "AMQP server on host:5672 is unreachable: refused")
+        say(heard.log, logging.INFO, "Reconnected to AMQP server on host:5672")
+    delays = {delay for _, delay in heard.queue.delays}
+    assert len(delays) == 200
+    assert 0 <= min(delays) < 1 and 9 < max(delays) <= 10
+
+
+def test_the_first_connection_after_an_outage_is_a_reconnect_too(heard: Heard) -> None:
+    """Hosts that were started meanwhile wait for the same broker."""
+    heard.notifications.lost("refused")
+    heard.notifications.back()
+    [(_, delay)] = heard.queue.delays
+    assert delay > 0
+
+
+def test_each_process_tries_to_reconnect_at_intervals_of_its_own(tmp_path: Path) -> None:
+    rabbit = "[DEFAULT]\ntransport_url = rabbit://127.0.0.1/\n"
+
+    def delay_of(text: str) -> float:
+        conf = load(tmp_path, text)
+        Notifications(conf, WorkQueue(), Account())
+        delay: float = conf.oslo_messaging_rabbit.kombu_reconnect_delay
+        return delay
+
+    delays = {delay_of(rabbit) for _ in range(20)}
+    assert len(delays) == 20
+    assert all(1 <= delay <= 4 for delay in delays)
+    told = rabbit + "[oslo_messaging_rabbit]\nkombu_reconnect_delay = 0.25\n"
+    assert delay_of(told) == 0.25
 
 
 def test_what_makes_the_broker_unreachable_is_told_once_but_each_refusal_is(
@@ -276,7 +313,7 @@ def test_a_broken_listener_is_heard_no_more(heard: Heard, caplog: pytest.LogCapt
     assert heard.notifications._broken.is_set(), "another takes its place"
     heard.notifications.back()
     assert caplog.messages[1:] == ["Notifications can be received again"]
-    assert queue.take().keys() == {Sweep()}
+    assert [key for key, _ in queue.delays] == [Sweep()]
 
 
 def test_a_duplicate_which_is_never_acknowledged_goes_to_another_listener(

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 import sqlite3
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.unit.delays import DelaysQueue
 from watcher.cleaner import FILES_PER_STEP, Cleaner
 from watcher.conf import Limits
 from watcher.events import FileEvents
 from watcher.images import Images, ImageState
 from watcher.reconciler import Reconciler
 from watcher.staging import Staging
-from watcher.workqueue import Directory, File, Image, Sweep, WorkQueue
+from watcher.workqueue import Directory, File, Image, Key, Sweep, Waiting, WorkQueue
 
 COUNT = 2 * FILES_PER_STEP + 1  # three steps
 
@@ -189,6 +191,53 @@ def test_a_longer_grace_holds_from_the_next_step_on_and_not_within_one(
     world.stage(deleted=False, count=COUNT)
     world.reconciler.run()
     assert world.removed == len(twice_read) == FILES_PER_STEP
+
+
+# Many hosts do not come back in step
+
+
+def delays_of(world: World, key: Key, awaited: type[Key], attempt: int = 0) -> list[float]:
+    """Seconds until keys of a kind are taken again, over many turns with a key."""
+    queue = world.reconciler._queue = DelaysQueue()
+    for _ in range(100):
+        world.reconciler._reconcile({key: Waiting(attempt, 0.0)})
+    return [delay for waits, delay in queue.delays if isinstance(waits, awaited)]
+
+
+def check_spread(delays: list[float], least: float, most: float) -> None:
+    """They are anywhere in that range, in all of it."""
+    assert len(set(delays)) == len(delays) == 100
+    part = (most - least) / 5
+    assert least <= min(delays) < least + part and most - part < max(delays) <= most
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_from_sweep_to_sweep_it_is_a_tenth_more_or_less(
+    new_world: Callable[..., World], there: bool
+) -> None:
+    world = new_world()
+    if not there:
+        world.staging.rmdir()
+    check_spread(delays_of(world, Sweep(), Sweep), 0.9 * 86400, 1.1 * 86400)
+
+
+def test_a_lagging_row_is_read_again_after_half_as_long_or_half_as_long_again(
+    lagging: World,
+) -> None:
+    image, _ = stage_live(lagging)
+    check_spread(delays_of(lagging, Image(image), Image), 0.25, 0.75)
+    check_spread(delays_of(lagging, Image(image), Image, attempt=3), 2, 6)
+
+
+def test_a_file_of_an_unknown_image_is_looked_at_soon_after_its_grace_but_not_before(
+    new_world: Callable[..., World],
+) -> None:
+    world = new_world(absent_grace=1000)
+    [name] = world.stage(deleted=False)
+    delays = delays_of(world, File(name), File)
+    changed = (world.staging / name).stat().st_ctime
+    assert all(delay > 1000 - (time.time() - changed) for delay in delays)
+    check_spread(delays, 990, 1110)
 
 
 # What is out of order

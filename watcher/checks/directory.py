@@ -19,16 +19,9 @@ from oslo_config import cfg
 from watcher.checks.result import Check, Result
 from watcher.conf import ConfigError, staging_path
 from watcher.events import FileEvents
-from watcher.mounts import mount_type
+from watcher.mounts import NETWORK, mount_type
 from watcher.staging import Staging
 from watcher.workqueue import WorkQueue
-
-#: where another host can write without a file event for this one
-SHARED = {
-    "9p", "afs", "beegfs", "ceph", "cifs", "coda", "fuse.ceph", "fuse.ceph-fuse",
-    "fuse.glusterfs", "fuse.juicefs", "fuse.mfs", "fuse.sshfs", "gfs2", "glusterfs", "gpfs",
-    "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "smb3", "smbfs", "virtiofs",
-}  # fmt: skip
 
 INOTIFY = Path("/proc/sys/fs/inotify")
 
@@ -150,7 +143,7 @@ def removal(access: Access) -> Check:
 
 def file_system(kind: str) -> Check:
     """Whether file events tell of all that is written there."""
-    if kind in SHARED:
+    if kind in NETWORK:
         return Check(
             "file_system",
             Result.WARNING,

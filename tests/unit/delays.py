@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A queue that tells how long keys are to wait."""
+
+from watcher.workqueue import Key, WorkQueue
+
+
+class DelaysQueue(WorkQueue):
+    """Keys that nobody takes, and the seconds for which each is to wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.delays: list[tuple[Key, float]] = []
+
+    def put(
+        self, key: Key, *, delay: float = 0.0, attempt: int = 0, since: float | None = None
+    ) -> None:
+        """Note it."""
+        self.delays.append((key, delay))
