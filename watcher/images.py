@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Glance's database: image ids → live, deleted or absent. Read only, one short SELECT at a time."""
+"""Glance's database: image ids → live, deleted or absent. Read only, one short query at a time."""
 
 import enum
-import importlib.util
-import os
 import re
 from collections.abc import Collection, Iterator
 from itertools import islice
@@ -11,42 +9,21 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 import sqlalchemy as sa
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from watcher.conf import ConfigError
+from watcher.databaseurl import READ_TIMEOUT, connect_args, usable_url
+from watcher.freshness import REPLICA, WSREP_ON, causal
 
-CONNECT_TIMEOUT = 10  # seconds
-# Seconds; an answer by primary key takes milliseconds, the second read of a million rows a few
-# seconds. The server gives up first, lest a query that waits there for a lock outlive its client.
-LOCK_TIMEOUT = 5
-QUERY_TIMEOUT = 10
-READ_TIMEOUT = 12
 IDS_PER_QUERY = 1000
 
-# MariaDB and MySQL know different names for the second limit; each skips the other's comment.
-_MYSQL_LIMITS = (
-    f"SET SESSION lock_wait_timeout = {LOCK_TIMEOUT}"
-    f" /*M!100101 , max_statement_time = {QUERY_TIMEOUT} */"
-    f" /*!50708 , max_execution_time = {QUERY_TIMEOUT * 1000} */"
-)
-_POSTGRESQL_LIMITS = (
-    f"-c lock_timeout={LOCK_TIMEOUT * 1000} -c statement_timeout={QUERY_TIMEOUT * 1000}"
-)
-
-# The drivers that our extras bring, for a URL whose own driver isn't installed here, or isn't one
-# of those that take our time limits and tell of a lost connection.
-_DRIVERS = {"mysql": "pymysql", "mariadb": "pymysql", "postgresql": "psycopg", "sqlite": "pysqlite"}
-_MODULES = {
-    "pymysql": "pymysql",
-    "mysqldb": "MySQLdb",
-    "psycopg": "psycopg",
-    "psycopg2": "psycopg2",
-    "pysqlite": "sqlite3",
-}
-
 _BY_ID = "SELECT images.id, images.deleted FROM images WHERE images.id IN ({})"
-_BY_ANY_CASE = "SELECT images.id, images.deleted FROM images WHERE lower(images.id) IN ({})"
+# with a row of the server's own: whether it is a replica
+_BY_ANY_CASE = (
+    "SELECT images.id, images.deleted FROM images WHERE lower(images.id) IN ({{}})"
+    " UNION ALL SELECT '', {replica}"
+)
 _ANY_ROW = "SELECT images.id FROM images LIMIT 1"
 
 T = TypeVar("T")
@@ -58,6 +35,7 @@ class ImageState(enum.Enum):
     LIVE = "live"
     DELETED = "deleted"
     ABSENT = "absent"
+    UNKNOWN = "unknown"  # absent from a replica, which may not have the row yet
 
 
 class DatabaseError(Exception):
@@ -67,68 +45,6 @@ class DatabaseError(Exception):
 def state_of(deleted: object) -> ImageState:
     """State that a row's ``deleted`` column tells; in doubt the image lives."""
     return ImageState.DELETED if deleted in (True, 1) else ImageState.LIVE
-
-
-def usable_url(url: str) -> URL:
-    """The URL of Glance's file, made ready for this process.
-
-    A driver that isn't installed gives way to the one of our extras, SQLite is kept from making
-    an empty database where none is, and SQLAlchemy plugins (profilers) are dropped.
-
-    :raises ConfigError: it can't be parsed, or no driver for it is installed
-    """
-    try:
-        parsed = make_url(url)
-        backend = parsed.get_backend_name()
-    except (SQLAlchemyError, ValueError):
-        raise ConfigError(
-            "[database] connection can't be parsed; expected "
-            "dialect+driver://user:password@host/database"
-        ) from None
-    if backend not in _DRIVERS:
-        raise ConfigError(
-            f"[database] connection has the unknown scheme {backend!r}; "
-            "expected mysql, postgresql or sqlite"
-        )
-    driver = parsed.drivername.partition("+")[2]
-    if not driver or not _installed(driver):
-        driver = _DRIVERS[backend]
-    if not _installed(driver):
-        extra = "postgresql" if backend == "postgresql" else "mysql"
-        raise ConfigError(
-            f"No database driver for {backend} is installed; "
-            f"pip install glance-staging-watcher[{extra}]"
-        )
-    parsed = parsed.set(drivername=f"{backend}+{driver}").difference_update_query(["plugin"])
-    if backend == "sqlite" and parsed.database and not parsed.database.startswith("file:"):
-        path = quote(os.path.abspath(parsed.database))
-        parsed = parsed.set(database=f"file:{path}")
-        parsed = parsed.update_query_dict({"mode": "rw", "uri": "true"})
-    return parsed
-
-
-def _installed(driver: str) -> bool:
-    return driver in _MODULES and importlib.util.find_spec(_MODULES[driver]) is not None
-
-
-def _connect_args(url: URL) -> dict[str, Any]:
-    """Time limits, as the driver spells them; what the URL sets itself stays."""
-    if url.get_backend_name() in ("mysql", "mariadb"):
-        limits: dict[str, Any] = {
-            "connect_timeout": CONNECT_TIMEOUT,
-            "read_timeout": READ_TIMEOUT,
-            "write_timeout": READ_TIMEOUT,
-            "init_command": _MYSQL_LIMITS,
-        }
-    elif url.get_backend_name() == "postgresql":
-        limits = {
-            "connect_timeout": CONNECT_TIMEOUT,
-            "tcp_user_timeout": READ_TIMEOUT * 1000,
-            "options": _POSTGRESQL_LIMITS,
-        }
-    else:
-        limits = {"timeout": CONNECT_TIMEOUT}
-    return {name: value for name, value in limits.items() if name not in url.query}
 
 
 class Images:
@@ -151,7 +67,7 @@ class Images:
                 max_overflow=0,
                 poolclass=sa.QueuePool,
                 skip_autocommit_rollback=True,  # a round trip after each SELECT, for nothing
-                connect_args=_connect_args(usable),
+                connect_args=connect_args(usable),
             )
         except (SQLAlchemyError, ImportError, TypeError) as error:
             raise ConfigError(
@@ -166,7 +82,7 @@ class Images:
 
         :raises DatabaseError: nothing is known then
         """
-        found = dict(self._read(_BY_ID, ids))
+        found = {row_id: state_of(deleted) for row_id, deleted in self._read(_BY_ID, ids)}
         return {key: found.get(key, ImageState.ABSENT) for key in ids}
 
     def states_in_any_case(self, ids: Collection[str]) -> dict[str, ImageState]:
@@ -174,20 +90,38 @@ class Images:
 
         Ids are compared without regard to case, and a live row wins: no live image may look
         absent because of it. That reads the whole index of a large table, so it is only for the
-        few absent ones.
+        few absent ones. Nor because of lag: a Galera node catches up with its cluster before it
+        answers, and what a replica doesn't have is unknown.
 
         :raises DatabaseError: also when the table has no row at all: most likely it is the
             wrong database
         """
+        if not ids:
+            return {}
+        query = _BY_ANY_CASE.format(replica=REPLICA[self.backend])
+        if self.in_galera():
+            query = causal(query)
         found: dict[str, ImageState] = {}
-        for row_id, state in self._read(_BY_ANY_CASE, {key.lower() for key in ids}):
-            if found.get(row_id.lower()) is not ImageState.LIVE:
-                found[row_id.lower()] = state
-        if ids and not found and not self.check():
+        missing = ImageState.ABSENT
+        for row_id, value in self._read(query, {key.lower() for key in ids}, more=("",)):
+            if not row_id:
+                missing = ImageState.UNKNOWN if value else missing
+            elif found.get(row_id.lower()) is not ImageState.LIVE:
+                found[row_id.lower()] = state_of(value)
+        if not found and not self.check():
             raise DatabaseError(
                 "the images table has no row at all; is [database] connection the right database?"
             )
-        return {key: found.get(key.lower(), ImageState.ABSENT) for key in ids}
+        return {key: found.get(key.lower(), missing) for key in ids}
+
+    def in_galera(self) -> bool:
+        """Whether the server is a node of a Galera cluster.
+
+        :raises DatabaseError: unreachable
+        """
+        if self.backend not in ("mysql", "mariadb"):
+            return False
+        return any(value == "ON" for _, value in self._execute(WSREP_ON, []))
 
     def check(self) -> bool:
         """Whether the table has any row.
@@ -200,10 +134,12 @@ class Images:
         """Close the connection."""
         self._engine.dispose()
 
-    def _read(self, query: str, ids: Collection[str]) -> Iterator[tuple[str, ImageState]]:
+    def _read(
+        self, query: str, ids: Collection[str], more: Collection[str] = ()
+    ) -> Iterator[tuple[str, object]]:
         for chunk in _chunks(ids, IDS_PER_QUERY):
             marks = ", ".join([self._mark] * len(chunk))
-            asked = {key.lower() for key in chunk}
+            asked = {key.lower() for key in chunk}.union(more)
             for row_id, deleted in self._execute(query.format(marks), chunk):
                 # An id that isn't recognized would make its live image look absent.
                 if not isinstance(row_id, str) or row_id.lower() not in asked:
@@ -211,7 +147,7 @@ class Images:
                         f"asked for images by their ids, it answers with {row_id!r:.50}; take "
                         "unusual options out of [database] connection"
                     )
-                yield row_id, state_of(deleted)
+                yield row_id, deleted
 
     def _execute(self, query: str, parameters: list[str]) -> list[Any]:
         try:

@@ -41,7 +41,9 @@ class _Sighting(NamedTuple):
 
 
 _UNSEEN = _Sighting(None, math.inf)
-_REASONS = {state: f"image is {state.value}" for state in ImageState}
+_REASONS = {state: f"image is {state.value}" for state in ImageState} | {
+    ImageState.UNKNOWN: "image is not in the database, a replica that may lag"
+}
 
 
 class Judge:

@@ -29,6 +29,8 @@ def verdict(state: ImageState, *, age: float, grace: float, notified: bool = Fal
     if state is ImageState.LIVE:
         # Told of a deletion that the row doesn't show: a lagging replica.
         return Verdict.RECHECK if notified else Verdict.KEEP
+    if state is ImageState.UNKNOWN:
+        return Verdict.KEEP
     return Verdict.REMOVE if age >= grace else Verdict.RECHECK
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hosts for functional tests."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -14,16 +15,15 @@ def new_host(
     tmp_path_factory: pytest.TempPathFactory, database_url: str, images: Images
 ) -> Iterator[Callable[..., Host]]:
     """Makes hosts with one database; all they started ends with the test, and is checked."""
-    hosts: list[Host] = []
+    with contextlib.ExitStack() as hosts:
 
-    def make(**options: object) -> Host:
-        directory = tmp_path_factory.mktemp("host")
-        hosts.append(Host(directory, images, database_url=database_url, **options))
-        return hosts[-1]
+        def make(**options: object) -> Host:
+            directory = tmp_path_factory.mktemp("host")
+            host = Host(directory, images, database_url=database_url, **options)
+            hosts.callback(host.close)
+            return host
 
-    yield make
-    for host in hosts:
-        host.close()
+        yield make
 
 
 @pytest.fixture

@@ -23,6 +23,8 @@ class Program:
     :param directory: for the log and the notification socket
     """
 
+    command: tuple[str, ...] = (str(PROGRAM),)
+
     def __init__(self, directory: Path, *arguments: str) -> None:
         self._log = directory / "watcher.log"
         self._start = self._log.stat().st_size if self._log.exists() else 0
@@ -32,7 +34,7 @@ class Program:
         name = self._notify.getsockname()
         with self._log.open("ab") as output:
             self.process = subprocess.Popen(
-                [PROGRAM, *arguments],
+                [*self.command, *arguments],
                 env=os.environ | {"NOTIFY_SOCKET": "@" + name[1:].decode()},
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -8,7 +8,6 @@ process of the machine meets them.
 import ctypes
 import os
 import re
-import shlex
 import shutil
 import signal
 import stat
@@ -49,14 +48,11 @@ def often(new_host: Callable[..., Host]) -> Host:
 
 
 @pytest.fixture
-def through(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+def through(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Makes programs start by way of a command that becomes them."""
 
     def through(*command: str) -> None:
-        script = tmp_path / "program"
-        script.write_text(f'#!/bin/sh\nexec {shlex.join([*command, str(PROGRAM)])} "$@"\n')
-        script.chmod(0o755)
-        monkeypatch.setattr(program_module, "PROGRAM", script)
+        monkeypatch.setattr(Program, "command", (*command, str(PROGRAM)))
 
     return through
 

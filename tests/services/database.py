@@ -60,7 +60,11 @@ class Database(Server):
         first = not self.data.exists()
         super().start()
         if first:
-            self.create_database("glance")
+            self._fill()
+
+    def _fill(self) -> None:
+        """Give a new server what it holds."""
+        self.create_database("glance")
 
     def _serving(self) -> bool:
         try:

@@ -2,13 +2,17 @@
 """A private MariaDB server."""
 
 import shutil
+from pathlib import Path
 
 from .database import Database
 from .ports import LOOPBACK
 
 
 class MariaDB(Database):
-    """A MariaDB server; see Server and Database."""
+    """A MariaDB server; see Server and Database.
+
+    :param options: more options of mariadbd
+    """
 
     account = "mysql"
     driver = "mysql+pymysql"
@@ -26,6 +30,10 @@ class MariaDB(Database):
         "--performance-schema=0",
         "--skip-log-bin",
     )
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        super().__init__(directory)
+        self._more_options = options
 
     @classmethod
     def missing(cls) -> str | None:
@@ -55,16 +63,19 @@ class MariaDB(Database):
 
     def _prepare(self) -> None:
         super()._prepare()
+        self._install()
+        (self.directory / "init.sql").write_text(
+            f"CREATE USER IF NOT EXISTS {self.user} IDENTIFIED BY '{self.password}';\n"
+            f"GRANT ALL ON *.* TO {self.user} WITH GRANT OPTION;\n"
+        )
+
+    def _install(self) -> None:
         self._run(
             "mariadb-install-db",
             "--no-defaults",
             f"--datadir={self.data}",
             "--skip-test-db",
             *self._options,
-        )
-        (self.directory / "init.sql").write_text(
-            f"CREATE USER IF NOT EXISTS {self.user} IDENTIFIED BY '{self.password}';\n"
-            f"GRANT ALL ON *.* TO {self.user} WITH GRANT OPTION;\n"
         )
 
     def _command(self) -> list[str]:
@@ -80,4 +91,5 @@ class MariaDB(Database):
             "--character-set-server=utf8mb4",
             "--skip-name-resolve",
             *self._options,
+            *self._more_options,
         ]

@@ -9,12 +9,19 @@ from .ports import LOOPBACK
 
 
 class PostgreSQL(Database):
-    """A PostgreSQL server; see Server and Database."""
+    """A PostgreSQL server; see Server and Database.
+
+    :param settings: more of its configuration
+    """
 
     account = "postgres"
     stop_signal = signal.SIGINT  # does not wait for its clients, as SIGTERM would
     driver = "postgresql+psycopg"
     maintenance = "postgres"
+
+    def __init__(self, directory: Path, **settings: object) -> None:
+        super().__init__(directory)
+        self._settings = settings
 
     @classmethod
     def missing(cls) -> str | None:
@@ -46,6 +53,9 @@ class PostgreSQL(Database):
 
     def _prepare(self) -> None:
         super()._prepare()
+        self._install()
+
+    def _install(self) -> None:
         password = self.directory / "password"
         password.write_text(self.password)
         self._run(
@@ -70,6 +80,6 @@ class PostgreSQL(Database):
             "max_connections": 50,
             "max_wal_senders": 0,
             "wal_level": "minimal",
-        }
+        } | self._settings
         options = [f"-c{name}={value}" for name, value in settings.items()]
         return [str(self._programs()[-1] / "postgres"), "-D", str(self.data), *options]

@@ -6,17 +6,22 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from tests.services import Images as GlanceImages
+from watcher import databaseurl
 from watcher import images as images_module
 from watcher.conf import ConfigError
-from watcher.images import DatabaseError, Images, ImageState, usable_url
+from watcher.databaseurl import connect_args, usable_url
+from watcher.freshness import REPLICA
+from watcher.images import DatabaseError, Images, ImageState
 
 LIVE, DELETED, ABSENT = ImageState.LIVE, ImageState.DELETED, ImageState.ABSENT
+UNKNOWN = ImageState.UNKNOWN
 
 
 def new_id() -> str:
@@ -97,6 +102,55 @@ def test_an_empty_table_is_no_proof_of_absence(images: GlanceImages, database_ur
     assert table.states_in_any_case([image]) == {image: ABSENT}
 
 
+@pytest.mark.parametrize("size", [1, 1000])
+def test_what_a_replica_does_not_have_is_unknown(
+    monkeypatch: pytest.MonkeyPatch, images: GlanceImages, database_url: str, size: int
+) -> None:
+    live, deleted, unknown = new_id(), new_id(), new_id()
+    images.insert(live)
+    images.insert(deleted, deleted=True)
+    table = Images(database_url)
+    monkeypatch.setattr(images_module, "IDS_PER_QUERY", size)
+    monkeypatch.setitem(REPLICA, table.backend, "1 = 1")
+    expected = {live: LIVE, deleted: DELETED, unknown: UNKNOWN}
+    assert table.states_in_any_case(expected) == expected
+
+
+@pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
+@pytest.mark.parametrize(
+    ("value", "replica"), [("0", 0), ("1", 1), ("'OFF'", 0), ("'ON'", 1), ("'NO_LOCK'", 1)]
+)
+def test_read_only_is_a_number_or_a_word(database_url: str, value: str, replica: int) -> None:
+    expression = REPLICA["mysql"].replace("@@global.read_only", value)
+    assert Images(database_url)._execute(f"SELECT {expression}", []) == [(replica,)]
+
+
+@pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
+@pytest.mark.parametrize("answer", [[("wsrep_on", "ON")], [("wsrep_on", "OFF")], []])
+def test_only_a_galera_node_is_asked_to_catch_up(
+    monkeypatch: pytest.MonkeyPatch,
+    images: GlanceImages,
+    database_url: str,
+    answer: list[tuple[str, str]],
+) -> None:
+    asked: list[str] = []
+    table, live, absent = Images(database_url), new_id(), new_id()
+    images.insert(live)
+    execute = table._execute
+
+    def note(query: str, parameters: list[str]) -> list[Any]:
+        asked.append(query)
+        return answer if "wsrep_on" in query else execute(query, parameters)
+
+    monkeypatch.setattr(table, "_execute", note)
+    assert table.states([live, absent]) == {live: LIVE, absent: ABSENT}
+    assert len(asked) == 1 and "wsrep" not in asked[0]
+    assert table.states_in_any_case([live, absent]) == {live: LIVE, absent: ABSENT}
+    assert len(asked) == 3
+    assert ("wsrep_sync_wait = 1" in asked[2]) == (answer == [("wsrep_on", "ON")])
+    assert table.states_in_any_case([]) == {} and len(asked) == 3
+
+
 def test_no_table(database_url: str, tmp_path: Path) -> None:
     if database_url.startswith("sqlite"):
         (tmp_path / "glance.sqlite").touch()
@@ -163,8 +217,8 @@ def test_the_limits_that_the_servers_are_told(images: GlanceImages, database_url
         with Images(database_url)._engine.connect() as connection:
             row = connection.exec_driver_sql(show[backend]).one()
         limits = [float(str(value).removesuffix("s")) for value in row]
-        assert limits == [images_module.LOCK_TIMEOUT, images_module.QUERY_TIMEOUT]
-    assert images_module.QUERY_TIMEOUT < images_module.READ_TIMEOUT
+        assert limits == [databaseurl.LOCK_TIMEOUT, databaseurl.QUERY_TIMEOUT]
+    assert databaseurl.QUERY_TIMEOUT < databaseurl.READ_TIMEOUT
 
 
 @pytest.mark.parametrize(
@@ -204,7 +258,7 @@ def test_a_bad_url_is_one_line(url: str, reason: str) -> None:
 
 
 def test_a_driver_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images_module, "_installed", lambda driver: False)
+    monkeypatch.setattr(databaseurl, "_installed", lambda driver: False)
     with pytest.raises(ConfigError, match=r"pip install glance-staging-watcher\[postgresql\]"):
         usable_url("postgresql://u@h/d")
     with pytest.raises(ConfigError, match=r"pip install glance-staging-watcher\[mysql\]"):
@@ -252,9 +306,9 @@ def test_an_id_that_was_not_asked_for_is_no_answer(
 
 def test_the_urls_own_time_limits_stay() -> None:
     url = usable_url("mysql+pymysql://u@h/d?connect_timeout=3")
-    limits = images_module._connect_args(url)
+    limits = connect_args(url)
     assert "connect_timeout" not in limits
-    assert limits["read_timeout"] == images_module.READ_TIMEOUT
+    assert limits["read_timeout"] == databaseurl.READ_TIMEOUT
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])

@@ -5,6 +5,7 @@ from watcher.images import ImageState, state_of
 from watcher.verdict import RECHECKS, Verdict, recheck_delay, verdict
 
 LIVE, DELETED, ABSENT = ImageState.LIVE, ImageState.DELETED, ImageState.ABSENT
+UNKNOWN = ImageState.UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -19,6 +20,8 @@ LIVE, DELETED, ABSENT = ImageState.LIVE, ImageState.DELETED, ImageState.ABSENT
         (ABSENT, 59.9, 60, True, Verdict.RECHECK),
         (ABSENT, 0, 0, False, Verdict.REMOVE),
         (ABSENT, -1, 0, False, Verdict.RECHECK),
+        (UNKNOWN, 1e9, 0, False, Verdict.KEEP),
+        (UNKNOWN, 1e9, 0, True, Verdict.KEEP),
     ],
 )
 def test_verdict(

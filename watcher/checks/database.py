@@ -11,6 +11,7 @@ from sqlalchemy.engine import make_url
 
 from watcher.checks.result import Check, Result
 from watcher.conf import ConfigError, database_url
+from watcher.freshness import REPLICA, causal
 from watcher.images import DatabaseError, Images
 
 MOST = 10_000  # rows that are counted; a large table would take minutes
@@ -28,6 +29,21 @@ _GRANT = re.compile(
     )
 )
 _WRITING = {"ALL", "ALL PRIVILEGES", "INSERT", "UPDATE", "DELETE", "DROP", "ALTER"}
+
+
+class Server(NamedTuple):
+    """What a server's answers are worth.
+
+    :param backend: mysql, mariadb, postgresql or sqlite
+    :param replica: it takes no writes, and may lag behind the one that does
+    :param galera: it is a node of a Galera cluster
+    :param causal: it lets one SELECT wait until it has caught up with its cluster
+    """
+
+    backend: str
+    replica: bool = False
+    galera: bool = False
+    causal: bool = False
 
 
 class Privileges(NamedTuple):
@@ -54,7 +70,7 @@ def checks(conf: cfg.ConfigOpts) -> Iterator[Check]:
         return
     try:
         probe.states([_NO_IMAGE])
-        count, held = probe.count(), probe.privileges()
+        found, count, held = probe.server(), probe.count(), probe.privileges()
     except DatabaseError as error:
         yield Check(
             "database",
@@ -66,9 +82,31 @@ def checks(conf: cfg.ConfigOpts) -> Iterator[Check]:
         return
     finally:
         probe.close()
-    yield Check("database", Result.OK, f"{probe.backend} answers what the watcher asks")
+    yield server(found)
     yield rows(count)
     yield privileges(held)
+
+
+def server(found: Server) -> Check:
+    """Whether the server knows of each image as soon as Glance does."""
+    if found.replica:
+        return Check(
+            "database",
+            Result.WARNING,
+            f"{found.backend} answers, a read-only replica: no file without a row is removed, and "
+            "those of deleted images later by as much as it lags",
+            "name the server that Glance writes to in [database] connection",
+        )
+    if found.galera and not found.causal:
+        return Check(
+            "database",
+            Result.WARNING,
+            f"{found.backend} answers, a Galera node that can't let one SELECT wait until it has "
+            "caught up",
+            "set [staging_watcher] absent_grace to more seconds than the node may ever lag",
+        )
+    what = ", a Galera node," * found.galera
+    return Check("database", Result.OK, f"{found.backend}{what} answers what the watcher asks")
 
 
 def rows(count: int) -> Check:
@@ -141,6 +179,13 @@ class _Probe(Images):
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self._database = make_url(url).database or ""
+
+    def server(self) -> Server:
+        """What its answers are worth."""
+        replica = bool(self._execute(f"SELECT {REPLICA[self.backend]}", [])[0][0])
+        galera = self.in_galera()
+        waits = galera and self._execute(causal("SELECT @@wsrep_sync_wait"), [])[0][0] == 1
+        return Server(self.backend, replica, galera, waits)
 
     def count(self) -> int:
         """Rows of the table, up to one more than `MOST`."""
