@@ -43,12 +43,17 @@ class Removal(NamedTuple):
 
 @dataclass
 class Tally:
-    """Glance's counts, and the bytes on disk that were given back."""
+    """Glance's counts, and the bytes on disk that were given back.
+
+    :param removed: files of ``cleaned`` that weren't gone already, as ``size`` is theirs alone:
+        of several watchers on one directory only one counts a file here
+    """
 
     cleaned: int = 0
     ignored: int = 0
     error: int = 0
     size: int = 0
+    removed: int = 0
 
     def add(self, other: "Tally") -> None:
         """Add the counts of one more pass."""
@@ -56,6 +61,7 @@ class Tally:
         self.ignored += other.ignored
         self.error += other.error
         self.size += other.size
+        self.removed += other.removed
 
 
 @dataclass(frozen=True)

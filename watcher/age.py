@@ -13,10 +13,10 @@ from oslo_log import log
 LOG = log.getLogger(__name__)
 
 STEP = 1.0  # seconds; what adjusts the clock smoothly stays far below this between two looks
-MOST = 10_000  # files that are remembered: 5 MB
+MOST = 10_000  # files that are remembered: 4 MB
 
 
-class _Sighting(NamedTuple):
+class _Seen(NamedTuple):
     state: tuple[int, int, int]
     since: float
 
@@ -62,8 +62,8 @@ class Sightings:
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
-        self._before: dict[str, _Sighting] = {}
-        self._now: dict[str, _Sighting] = {}
+        self._before: dict[str, _Seen] = {}
+        self._now: dict[str, _Seen] = {}
 
     def begin(self) -> None:
         """A sweep begins."""
@@ -79,6 +79,6 @@ class Sightings:
         moment = self._monotonic()
         seen = self._now.get(name) or self._before.get(name)
         if seen is None or seen.state != state:
-            seen = _Sighting(state, moment)
+            seen = _Seen(state, moment)
         self._now[name] = seen
         return moment - seen.since

@@ -218,6 +218,7 @@ class Cleaner:
             return None
         outcome.cleaned += 1
         if size is not None:
+            outcome.removed += 1
             outcome.size += size
             self._judge.absent_removed += absent
         self._failures.pop(decision.name, None)

@@ -3,7 +3,7 @@
 
 #: types of file systems that other hosts may write to without a file event for this one
 NETWORK = {
-    "9p", "afs", "beegfs", "ceph", "cifs", "coda", "fuse.ceph", "fuse.ceph-fuse",
+    "9p", "afs", "beegfs", "ceph", "cifs", "coda", "fuse.ceph", "fuse.ceph-fuse", "fuse.fuse-nfs",
     "fuse.glusterfs", "fuse.juicefs", "fuse.mfs", "fuse.sshfs", "gfs2", "glusterfs", "gpfs",
     "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "smb3", "smbfs", "virtiofs",
 }  # fmt: skip

@@ -11,6 +11,7 @@ import re
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -43,10 +44,15 @@ _REFUSAL = re.compile(r"\((4\d\d|530)\) ")
 
 
 class Endpoint:
-    """What oslo.messaging calls for each notification of priority INFO."""
+    """What oslo.messaging calls for each notification of priority INFO.
 
-    def __init__(self, queue: WorkQueue, account: Account) -> None:
-        self._queue, self._account = queue, account
+    :param delay: asked for each image: seconds until it is looked at
+    """
+
+    def __init__(
+        self, queue: WorkQueue, account: Account, delay: Callable[[], float] = lambda: 0.0
+    ) -> None:
+        self._queue, self._account, self._delay = queue, account, delay
 
     def info(
         self,
@@ -63,7 +69,7 @@ class Endpoint:
         if key is None:
             LOG.debug("Notification %s without a valid image id; ignoring", EVENT_TYPE)
         else:
-            self._queue.put(Image(key))
+            self._queue.put(Image(key), delay=self._delay())
             self._account.notifications += 1
             if (lag := lag_of(metadata)) is not None:
                 self._account.lag.add(lag)
@@ -87,10 +93,17 @@ def lag_of(metadata: object) -> float | None:
 class Notifications:
     """Listens in a thread of its own, and comes back after every fault of the broker.
 
+    :param delay: as for `Endpoint`
     :raises ConfigError: the transport URL can't be used
     """
 
-    def __init__(self, conf: cfg.ConfigOpts, queue: WorkQueue, account: Account) -> None:
+    def __init__(
+        self,
+        conf: cfg.ConfigOpts,
+        queue: WorkQueue,
+        account: Account,
+        delay: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self._conf, self._queue = conf, queue
         # One transport for the whole life: its driver reads the options, it doesn't connect.
         self._transport = new_transport(conf)
@@ -101,7 +114,7 @@ class Notifications:
             messaging.Target(exchange=options.exchange or conf.control_exchange, topic=topic)
             for topic in topics
         ]
-        self._endpoint = Endpoint(queue, account)
+        self._endpoint = Endpoint(queue, account, delay)
         self._pool = options.pool
         self._brokers = _brokers(conf)
         self._stopping = threading.Event()
@@ -224,6 +237,9 @@ def _spread_reconnects(conf: cfg.ConfigOpts) -> None:
     if group in conf:  # else it is another driver's broker
         delay = conf[group][name] + jitter.within(RECONNECT_SPREAD)
         conf.set_default(name, delay, group=group)
+        # Round-robin, it steps on three times for each try that fails: of three nodes always to
+        # the one that is dead, until its time limit, doubled each time, is longer than the delay.
+        conf.set_default("kombu_failover_strategy", "shuffle", group=group)
 
 
 def _start(listener: Any) -> str | None:

@@ -155,6 +155,13 @@ class Reconciler:
         """Watch the open directory; True when events of it, or it itself, may have been missed."""
         identity = self._staging.identity
         changed, self._known = identity != self._known, identity
+        if changed and self._staging.network is not None:
+            LOG.info(
+                "Staging directory %s is on a network file system (%s): what other hosts write "
+                "there is found by notifications and sweeps only",
+                self._staging.path,
+                self._staging.network,
+            )
         if self._events.watching != identity:
             self._staging.forget_names()
             renewed = self._events.lost and not changed
@@ -211,7 +218,7 @@ class Reconciler:
 
     def _tell_removed(self) -> None:
         tallies = self._account.tallies.values()
-        removed, size = sum(t.cleaned for t in tallies), sum(t.size for t in tallies)
+        removed, size = sum(t.removed for t in tallies), sum(t.size for t in tallies)
         if removed > self._told_removed[0]:
             LOG.info(
                 "Removed %i stale staging files, %.1f MiB, since the sweep before",

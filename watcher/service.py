@@ -14,7 +14,7 @@ from oslo_config import cfg
 from oslo_log import log
 
 from watcher import conf as configuration
-from watcher import logs, systemd
+from watcher import jitter, logs, systemd
 from watcher.account import Account, Removal
 from watcher.cleaner import Cleaner
 from watcher.conf import GROUP, ConfigError, database_url, staging_path
@@ -31,6 +31,9 @@ SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2}
 STALL_TIMEOUT = 120.0  # seconds; far longer than the database is waited for
 STOP_TIMEOUT = 3.0  # seconds for the removal in hand
 END_TIMEOUT = 4.5  # seconds for all of the stop
+
+# Seconds over which hosts that may share a directory spread their looks at a notified image.
+TURN_SPREAD = 0.5
 
 
 class Service:
@@ -75,7 +78,7 @@ class Service:
         if options.notifications:
             from watcher.notifications import Notifications  # noqa: PLC0415 - not for sweep
 
-            self._notifications = Notifications(conf, self._queue, self.account)
+            self._notifications = Notifications(conf, self._queue, self.account, self._turn)
         self._monitor = None
         if options.metrics_port:
             from watcher.monitor import new_server  # noqa: PLC0415 - only where asked for
@@ -169,6 +172,10 @@ class Service:
         # One step may hold a thousand files that take seconds each.
         self._reconciler.heartbeat = time.monotonic()
         self._manager.ping()
+
+    def _turn(self) -> float:
+        # All of them hear of it. Mostly the first does the work, and the others find no file.
+        return jitter.within(TURN_SPREAD) if self._staging.network is not None else 0.0
 
     def _swept(self) -> None:
         self._ready = True

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 import logging
+import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from watcher.age import AgeClock
+from watcher import age as age_module
+from watcher.age import AgeClock, Sightings
 
 
 class FakeTime:
@@ -86,3 +89,58 @@ def test_real_clocks(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     assert 0 <= AgeClock().age(file.lstat()) < 60
+
+
+OTHER_CLOCK = -86_400.0  # what a server's clock tells has nothing to do with ours
+
+
+def seen(size: int = 0, mtime: float = OTHER_CLOCK, ctime: float = OTHER_CLOCK) -> os.stat_result:
+    times = {"st_mtime_ns": int(mtime * 1e9), "st_ctime_ns": int(ctime * 1e9)}
+    return os.stat_result((0o100644, 1, 1, 1, 0, 0, size, 0, mtime, ctime), times)
+
+
+@pytest.mark.parametrize(
+    ("looks", "age"),
+    [
+        ([(0, seen())], 0),
+        ([(0, seen()), (30, seen())], 30),
+        ([(0, seen()), (30, seen()), (30, seen())], 60),
+        ([(0, seen()), (30, seen(size=1))], 0),
+        ([(0, seen()), (30, seen(mtime=1))], 0),
+        ([(0, seen()), (30, seen(ctime=1))], 0),
+        ([(0, seen()), (30, seen(size=1)), (10, seen(size=1))], 10),
+        ([(0, seen()), (30, seen(size=1)), (10, seen())], 0),
+        ([(0, seen()), "sweep", (30, seen())], 30),
+        ([(0, seen()), "sweep", (30, seen()), "sweep", (30, seen())], 60),
+        ([(0, seen()), "sweep", (30, seen(size=1)), (10, seen(size=1))], 10),
+        ([(0, seen()), "sweep", "sweep", (30, seen())], 0),
+    ],
+)
+def test_how_long_a_file_has_been_seen_as_it_is(
+    now: FakeTime, looks: Sequence[tuple[float, os.stat_result] | str], age: float
+) -> None:
+    sightings = Sightings(lambda: now.monotonic)
+    told = math.nan
+    for look in looks:
+        if isinstance(look, str):
+            sightings.begin()
+        else:
+            now.run(look[0])
+            sightings.age("another file", seen(size=round(now.monotonic)))
+            told = sightings.age("file", look[1])
+    assert told == age
+
+
+def test_what_is_too_much_to_remember_is_young(
+    now: FakeTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(age_module, "MOST", 2)
+    sightings = Sightings(lambda: now.monotonic)
+    assert [sightings.age(name, seen()) for name in "abc"] == [0, 0, -math.inf]
+    now.run(60)
+    assert [sightings.age(name, seen()) for name in "abc"] == [60, 60, -math.inf]
+    sightings.begin()
+    assert [sightings.age(name, seen()) for name in "bc"] == [60, 0]
+    sightings.begin()
+    sightings.begin()
+    assert not sightings._now and not sightings._before, "memory is given back"

@@ -190,6 +190,31 @@ def test_young_files_of_absent_images_wait(host: Host, monkeypatch: pytest.Monke
     assert outcome.young == {young: pytest.approx(40, abs=0.1)}
 
 
+def test_on_a_network_file_system_only_what_was_seen_long_enough_is_old(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """File times are of another clock there."""
+    image = new_id()
+    host.stage(image)
+    cleaner = host.cleaner(absent_grace=60)
+    monkeypatch.setattr(cleaner._judge.clock, "age", lambda status: 86400.0)
+    moment = [500.0]
+    monkeypatch.setattr(cleaner._judge._sightings, "_monotonic", lambda: moment[0])
+    with host.staging:
+        monkeypatch.setattr(host.staging, "network", "nfs4")
+        outcome = cleaner.sweep()
+        assert counts(outcome) == (0, 1, 0)
+        assert outcome.young == {image: pytest.approx(60, abs=0.1)}
+        moment[0] += 59
+        (decision,) = cleaner.plan()
+        assert decision.reason == "image is not in the database, first seen so less than 60 s ago"
+        (host.path / image).write_bytes(b"more data")
+        moment[0] += 59
+        assert counts(cleaner.sweep()) == (0, 1, 0)
+        moment[0] += 60
+        assert counts(cleaner.sweep()) == (1, 0, 0)
+
+
 def test_a_row_that_appears_before_the_second_read_saves_the_file(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,7 +299,10 @@ def test_what_others_removed_is_cleaned_but_no_removal_of_ours(host: Host, delet
 
     host.staging.remove = slower  # type: ignore[method-assign]
     with host.staging:
-        assert counts(cleaner.clean(told(*gone, ours), Trigger.FILE_EVENT)) == (4, 0, 0)
+        outcome = cleaner.clean(told(*gone, ours), Trigger.FILE_EVENT)
+    assert counts(outcome) == (4, 0, 0)
+    tally = cleaner.account.tallies[Trigger.FILE_EVENT]
+    assert outcome.removed == tally.removed == 1
     assert [removal.image_id for removal in removals] == [ours]
     assert removals[0].size > 0
     assert not host.left, "what others removed does not use the brake up"

@@ -146,6 +146,24 @@ def test_the_lag_of_a_notification(
     assert lag_of(metadata) == lag
 
 
+def test_a_notified_image_waits_as_long_as_is_asked_for() -> None:
+    """Told again it waits no longer, and the first time counts."""
+    now = [100.0]
+    queue = WorkQueue(lambda: now[0])
+    delays = iter([0.5, 0.3])
+    endpoint = Endpoint(queue, Account(), lambda: next(delays))
+    endpoint.info({}, "image.host", "image.delete", {"id": ID}, None)
+    now[0] += 0.4
+    assert not queue.take_events()
+    endpoint.info({}, "image.host", "image.delete", {"id": ID}, None)
+    now[0] += 0.1
+    taken = queue.take_events()
+    assert list(taken) == [Image(ID)]
+    assert (taken[Image(ID)].attempt, taken[Image(ID)].since) == (0, 100.0)
+    now[0] += 10
+    assert not queue.take_events()
+
+
 def test_an_invalid_id_is_one_debug_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="watcher")
     keys("image.delete", {"id": "../../etc/passwd\n2026 ERROR forged"})
@@ -276,6 +294,25 @@ def test_each_process_tries_to_reconnect_at_intervals_of_its_own(tmp_path: Path)
     assert all(1 <= delay <= 4 for delay in delays)
     told = rabbit + "[oslo_messaging_rabbit]\nkombu_reconnect_delay = 0.25\n"
     assert delay_of(told) == 0.25
+
+
+def test_the_next_node_of_a_cluster_is_chosen_by_chance_unless_told(tmp_path: Path) -> None:
+    rabbit = "[DEFAULT]\ntransport_url = rabbit://a/\n[oslo_messaging_rabbit]\n"
+    for text, strategy in (
+        ("", "shuffle"),
+        ("kombu_failover_strategy = round-robin", "round-robin"),
+    ):
+        conf = load(tmp_path, rabbit + text)
+        Notifications(conf, WorkQueue(), Account())
+        assert conf.oslo_messaging_rabbit.kombu_failover_strategy == strategy
+
+
+def test_a_node_is_no_loss_while_others_are_left_to_be_tried(heard: Heard) -> None:
+    failed = "Connection failed: [Errno 111] Connection refused (retrying in %s seconds)"
+    say(heard.log, logging.ERROR, failed, 0)
+    assert heard.notifications.condition == "not connected yet"
+    say(heard.log, logging.ERROR, failed, 1.0)
+    assert "Connection refused" in (heard.notifications.condition or "")
 
 
 def test_what_makes_the_broker_unreachable_is_told_once_but_each_refusal_is(

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import os
 import sqlite3
 import time
 import uuid
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.delays import DelaysQueue
+from watcher import staging as staging_module
+from watcher.account import Trigger
 from watcher.cleaner import FILES_PER_STEP, Cleaner
 from watcher.conf import Limits
 from watcher.events import FileEvents
@@ -427,3 +430,43 @@ def test_one_line_tells_at_each_sweep_what_went_since_the_one_before(
     world.reconciler.run()
     assert told()[1:] == ["Removed 2 stale staging files, 0.0 MiB, since the sweep before"]
     assert len(sweeps) == 3, "and nothing at a sweep after which nothing had gone"
+
+
+def test_what_others_removed_is_not_in_that_line(
+    new_world: Callable[..., World],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else several watchers on one directory would tell of more than there was."""
+    caplog.set_level("INFO", logger="watcher")
+    world = new_world(lambda world: world.queue.close())
+    others, _ = world.stage(deleted=True, count=2)
+    unlink = os.unlink
+
+    def slower(name: str, *, dir_fd: int) -> None:
+        if name == others:
+            unlink(world.staging / name)
+        unlink(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", slower)
+    world.reconciler.run()
+    assert world.reconciler._account.tallies[Trigger.SWEEP].cleaned == 2
+    assert "Removed 1 stale staging files, 0.0 MiB, since the sweep before" in caplog.messages
+
+
+def test_a_network_file_system_is_told_of_once(
+    new_world: Callable[..., World],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(staging_module, "network_type", lambda descriptor: "nfs4")
+    caplog.set_level("INFO", logger="watcher")
+    world = new_world()
+    world.stage(deleted=True)
+    for _ in range(3):
+        world.step()
+    assert [line for line in caplog.messages if "irectory" in line] == [
+        f"Staging directory {world.staging} is on a network file system (nfs4): what other hosts "
+        "write there is found by notifications and sweeps only",
+        f"Watching staging directory {world.staging}",
+    ]

@@ -63,3 +63,22 @@ def test_libraries_stay_silent_after_a_reload_of_the_log(service: Service) -> No
     logger.setLevel(logging.NOTSET)  # as oslo.log does with log_config_append
     service.reload()
     assert logger.level == logging.CRITICAL
+
+
+@pytest.mark.usefixtures("service")  # its configuration
+def test_only_on_a_network_file_system_notified_images_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There the hosts which may share it spread their looks; a local one is looked at at once."""
+    file = tmp_path / "glance-api.conf"
+    text = file.read_text().replace("notifications = false", "")
+    file.write_text(f"{text}[DEFAULT]\ntransport_url = fake://\n")
+    made = Service(conf.load(["--config-file", str(file)]))
+    delay = made._notifications._endpoint._delay  # type: ignore[union-attr]
+    assert delay() == 0, "before it is found"
+    with made._staging:
+        assert [delay() for _ in range(100)] == [0] * 100
+    monkeypatch.setattr(made._staging, "network", "nfs4")
+    waits = [delay() for _ in range(100)]
+    assert 0 <= min(waits) < 0.2 and 0.3 < max(waits) <= 0.5
+    made._images.close()

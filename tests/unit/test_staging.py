@@ -336,6 +336,57 @@ def test_a_huge_file_is_given_back_by_a_thread_of_its_own(
     assert set(os.listdir("/proc/self/fd")) <= before
 
 
+def test_the_blocks_of_a_huge_file_on_a_network_file_system_are_the_servers(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS would only rename a file that is held open."""
+    monkeypatch.setattr(staging_module, "HUGE", 0)
+    monkeypatch.setattr(staging, "_remove_huge", pytest.fail)
+    monkeypatch.setattr(staging, "network", "nfs4")
+    path = put(staging, ID)
+    assert staging.remove(ID) is not None
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("call", ["lstat", "unlink"])
+def test_a_stale_handle_is_looked_at_again(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Neither gone, as far as one knows, nor a failure."""
+
+    def stale(name: str, *, dir_fd: int) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), name)
+
+    put(staging, ID)
+    with monkeypatch.context() as patched, pytest.raises(FileChangedError):
+        patched.setattr(os, call, stale)
+        staging.remove(ID)
+
+
+def test_which_directory_is_on_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looked up once for each directory that is found there."""
+    looked: list[int] = []
+    kinds = iter([None, "nfs4"])
+
+    def network_type(descriptor: int) -> str | None:
+        looked.append(descriptor)
+        return next(kinds)
+
+    monkeypatch.setattr(staging_module, "network_type", network_type)
+    path = tmp_path / "staging"
+    path.mkdir()
+    made = Staging(str(path))
+    for _ in range(3):
+        with made:
+            assert made.network is None
+    path.rename(tmp_path / "away")
+    path.mkdir()
+    for _ in range(3):
+        with made:
+            assert made.network == "nfs4"
+    assert len(looked) == 2
+
+
 def test_swaps_between_look_and_removal_harm_nothing(tmp_path: Path) -> None:
     """An attacker swaps the name thousands of times; only that name may ever vanish."""
     directory, outside = tmp_path / "staging", tmp_path / "outside"
