@@ -27,10 +27,12 @@ _LOST = re.compile(
     r"AMQP server on \S+ is unreachable: |AMQP server \S+ closed the connection[^:]*: "
     r"|Connection failed: |Failed to consume message from queue: "
 )
+_NEXT = "(retrying in 0 seconds)"  # with another node of the cluster
 _BROKEN = "Failed to consume"
 _UNACKNOWLEDGED = "ignoring duplicate message"
 _FRAME = re.compile(r"^\[[0-9a-f-]{36}\] |[. ]*(Trying again in|\(retrying in).*$")
 _WRAPPED = re.compile(r"^Unable to connect to AMQP server on .* tries: |\(0, 0\): ")
+_KAFKA = re.compile(r'^KafkaError\{.*?str="(.*)"\}$')
 _LOST_CONNECTION = re.compile(r"<\w+: unknown error>")  # what amqp says of a closed socket
 _LONGEST = 500  # characters of others' text in a line
 
@@ -59,12 +61,13 @@ class DriverLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Called by logging for each line."""
-        text = _FRAME.sub("", _one_line(record.getMessage()))
+        line = _one_line(record.getMessage())
+        text = _FRAME.sub("", line)
         LOG.debug("oslo.messaging: %s", text)
         if text.startswith(_BACK):
             self._back()
         elif record.levelno >= logging.ERROR:
-            if lost := _LOST.match(text):
+            if (lost := _LOST.match(text)) and not line.endswith(_NEXT):
                 self._lost(cause_of(text[lost.end() :]))
             # A duplicate is never acknowledged: where the number of such messages is limited
             # (rabbit_qos_prefetch_count) nothing more would come. Another listener takes it.
@@ -74,7 +77,8 @@ class DriverLog(logging.Handler):
 
 def cause_of(text: str) -> str:
     """The cause in an error of oslo.messaging, as one printable line without its frames."""
-    return _LOST_CONNECTION.sub("the connection was lost", _WRAPPED.sub("", _one_line(text)))
+    text = _KAFKA.sub(r"\1", _WRAPPED.sub("", _one_line(text)))
+    return _LOST_CONNECTION.sub("the connection was lost", text)
 
 
 def _one_line(text: str) -> str:

@@ -21,7 +21,7 @@ from oslo_log import log
 from watcher import jitter
 from watcher.account import Account
 from watcher.bus import InPlaceExecutor, messaging
-from watcher.conf import GROUP, ConfigError
+from watcher.conf import DISTRIBUTION, GROUP, ConfigError
 from watcher.driverlog import DriverLog, cause_of
 from watcher.faults import Fault, backoff
 from watcher.staging import canonical_id
@@ -130,6 +130,10 @@ class Notifications:
             "Cannot receive notifications, sweeps and file events go on: %s",
             "Notifications can be received again",
         )
+        if is_kafka(conf):
+            from watcher import kafka  # noqa: PLC0415 - its library is an extra
+
+            kafka.adopt(conf, self._transport._driver, lost=self.lost, back=self.back)
 
     @property
     def condition(self) -> str | None:
@@ -217,17 +221,33 @@ def new_transport(conf: cfg.ConfigOpts) -> Any:
     """
     messaging.set_transport_defaults(control_exchange="glance")
     try:
-        return messaging.get_notification_transport(conf)
+        transport = messaging.get_notification_transport(conf)
     except messaging.DriverLoadFailure as error:
         raise ConfigError(
-            f"transport_url has the unknown scheme {error.driver!r}; expected rabbit://"
+            f"transport_url has the unknown scheme {error.driver!r}; expected rabbit:// or kafka://"
+        ) from None
+    except ImportError as error:
+        raise ConfigError(
+            f"transport_url can't be used: {error.name} is not installed; for kafka:// install "
+            f"{DISTRIBUTION}[kafka]"
         ) from None
     except (messaging.MessagingException, cfg.Error, ValueError, RuntimeError) as error:
         # The text may hold the URL with its password.
         raise ConfigError(
             f"transport_url can't be used ({type(error).__name__}); expected "
-            "rabbit://user:password@host:port/vhost"
+            "rabbit://user:password@host:port/vhost or kafka://host:port/"
         ) from None
+    hosts = transport._driver._url.hosts
+    if is_kafka(conf) and not (hosts and all(host.port for host in hosts)):
+        raise ConfigError(
+            "transport_url names no port of a Kafka broker; expected kafka://host:port/"
+        )
+    return transport
+
+
+def is_kafka(conf: cfg.ConfigOpts) -> bool:
+    """Whether the bus is Kafka, once there is a transport."""
+    return "oslo_messaging_kafka" in conf
 
 
 def _spread_reconnects(conf: cfg.ConfigOpts) -> None:

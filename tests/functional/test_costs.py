@@ -46,6 +46,7 @@ UNWANTED = {
     *("oslo_db", "pytest", "_pytest", "sqlalchemy.orm", "tests"),
     # of metrics, which are off
     *("http.server", "prometheus_client", "wsgiref", "watcher.metrics", "watcher.monitor"),
+    *("confluent_kafka", "watcher.kafka"),  # of another bus
 }
 
 # Python imports it at its start; then it waits without a wake-up, for who opens the FIFO.

@@ -18,7 +18,7 @@ from watcher.checks.queue import Declared, difference, exchange, queue, waiting
 from watcher.checks.result import Check, Result
 from watcher.conf import GROUP, ConfigError
 from watcher.driverlog import DriverLog, cause_of
-from watcher.notifications import new_transport, why_not_connected
+from watcher.notifications import is_kafka, new_transport, why_not_connected
 
 from oslo_messaging._drivers import common, impl_rabbit  # isort: skip - after watcher.bus
 
@@ -56,6 +56,11 @@ def checks(conf: cfg.ConfigOpts) -> Iterator[Check]:
     except ConfigError as error:
         yield Check("broker", Result.FAILURE, str(error), "correct transport_url in the file")
         return
+    if is_kafka(conf):
+        from watcher.checks import kafka  # noqa: PLC0415 - its library is an extra
+
+        yield from kafka.checks(conf, driver)
+        return
     if not isinstance(driver, impl_rabbit.RabbitDriver):
         yield not_checked(driver._url.transport)
         return
@@ -74,11 +79,11 @@ def checks(conf: cfg.ConfigOpts) -> Iterator[Check]:
 
 
 def not_checked(scheme: str) -> Check:
-    """What can be said of another transport than RabbitMQ."""
+    """What can be said of another transport."""
     return Check(
         "broker",
         Result.WARNING,
-        f"{scheme}:// is not checked; only rabbit:// can be",
+        f"{scheme}:// is not checked; only rabbit:// and kafka:// can be",
         "see in the service's log whether it listens for notifications",
     )
 
