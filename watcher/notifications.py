@@ -35,8 +35,10 @@ RENEW_INTERVAL = 60.0  # seconds; a listener that broke earlier is replaced afte
 
 # A broker that was away is back for all hosts at the same moment. Seconds over which they spread
 # their sweeps after it, and their tries to connect.
-SWEEP_SPREAD = 10.0
+SWEEP_SPREAD = 8.0
 RECONNECT_SPREAD = 3.0
+
+BIND_TIME = 2.0  # seconds in which oslo.messaging, once connected, has its queue bound again
 
 MAX_LAG = 7 * 86400.0  # seconds; what claims to be farther from now has no true timestamp
 
@@ -184,7 +186,9 @@ class Notifications:
             if not again:
                 LOG.info("Listening for notifications in queue %s", self._pool)
             self._listened = True
-        self._queue.put(Sweep(), delay=jitter.within(SWEEP_SPREAD) if again else 0.0)
+        # What is sent before the queue is bound is lost: the sweep must come later.
+        delay = BIND_TIME + jitter.within(SWEEP_SPREAD) if again else 0.0
+        self._queue.put(Sweep(), delay=delay)
 
     def _is_retired(self) -> bool:
         return threading.current_thread() in self._retired

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A private RabbitMQ broker."""
+"""A private RabbitMQ broker, alone or as a node of a cluster."""
 
 import json
 import socket
@@ -14,19 +14,27 @@ from .ports import LOOPBACK, free_port
 from .server import Server
 
 PROGRAMS = Path("/usr/lib/rabbitmq/bin")  # Debian's wrappers in /usr/sbin change the user
-NODE = "glance@localhost"
 
 
-class RabbitMQ(Server):
-    """A RabbitMQ broker without plugins, with the user ``glance``; see Server."""
+class RabbitMQNode(Server):
+    """A RabbitMQ broker without plugins, with the user ``glance``; see Server.
+
+    :param node: its Erlang name, as ``name@localhost``
+    :param mapper: Erlang's port mapper, which runs as long as the node does
+    :param settings: more lines of rabbitmq.conf
+    """
 
     user = "glance"
     password = "s3cr3t-broker"
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self, directory: Path, node: str, mapper: "PortMapper", settings: str = ""
+    ) -> None:
         super().__init__(directory)
+        self.node = node
         self._home = directory / "rabbitmq"
-        self._epmd = _PortMapper(directory)
+        self._mapper = mapper
+        self._settings = settings
         self._distribution_port = free_port()
 
     @classmethod
@@ -84,26 +92,6 @@ class RabbitMQ(Server):
         """Write the definitions of the last two seconds to the disk, for a kill() to come."""
         self.ctl("eval", "mnesia:sync_log().")
 
-    def start(self) -> None:
-        """Start the broker, as Server.start."""
-        self._epmd.start()
-        super().start()
-
-    def stop(self) -> None:
-        """Stop the broker in order, as Server.stop."""
-        try:
-            super().stop()
-        finally:
-            self._epmd.stop()
-
-    def kill(self) -> None:
-        """End the broker by SIGKILL, as Server.kill.
-
-        A queue declared in the last two seconds is sometimes lost, unless sync() came after it.
-        """
-        super().kill()
-        self._epmd.kill()
-
     def _prepare(self) -> None:
         super()._prepare()
         self._install()
@@ -116,7 +104,7 @@ class RabbitMQ(Server):
             "num_acceptors.tcp = 2\n"
             "disk_free_limit.absolute = 1MB\n"
             "log.console = true\n"
-            "log.file = false\n"
+            "log.file = false\n" + self._settings
         )
 
     def _install(self) -> None:
@@ -139,7 +127,7 @@ class RabbitMQ(Server):
     def _environment(self) -> dict[str, str]:
         return super()._environment() | {
             "ERL_EPMD_ADDRESS": LOOPBACK,
-            "ERL_EPMD_PORT": str(self._epmd.port),
+            "ERL_EPMD_PORT": str(self._mapper.port),
             "RABBITMQ_CONF_ENV_FILE": str(self.directory / "none"),
             "RABBITMQ_CONFIG_FILE": str(self.directory / "rabbitmq.conf"),
             "RABBITMQ_CTL_ERL_ARGS": "-start_epmd false",
@@ -147,7 +135,7 @@ class RabbitMQ(Server):
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.directory / "enabled_plugins"),
             "RABBITMQ_LOG_BASE": str(self.directory),
             "RABBITMQ_MNESIA_BASE": str(self.data),
-            "RABBITMQ_NODENAME": NODE,
+            "RABBITMQ_NODENAME": self.node,
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
                 "-start_epmd false -kernel inet_dist_use_interface {127,0,0,1}"
                 " +S 2:2 +SDcpu 1:1 +SDio 2 +A 2"
@@ -165,7 +153,34 @@ class RabbitMQ(Server):
         return False
 
 
-class _PortMapper(Server):
+class RabbitMQ(RabbitMQNode):
+    """A broker that stands alone."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, "glance@localhost", PortMapper(directory))
+
+    def start(self) -> None:
+        """Start the broker, as Server.start."""
+        self._mapper.start()
+        super().start()
+
+    def stop(self) -> None:
+        """Stop the broker in order, as Server.stop."""
+        try:
+            super().stop()
+        finally:
+            self._mapper.stop()
+
+    def kill(self) -> None:
+        """End the broker by SIGKILL, as Server.kill.
+
+        A queue declared in the last two seconds is sometimes lost, unless sync() came after it.
+        """
+        super().kill()
+        self._mapper.kill()
+
+
+class PortMapper(Server):
     """Erlang's epmd, which would otherwise be shared by all nodes of the machine."""
 
     @classmethod
