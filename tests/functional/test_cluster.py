@@ -283,4 +283,5 @@ def test_a_durable_queue_that_is_not_replicated_waits_for_its_node(
     scene.deletions.wait_gone()
     node.start()
     cluster.wait_whole()
+    scene.program.wait_for_line("Notifications can be received again", TIMEOUT)
     scene.check(rf"\n{LOST}\n{LOST}\(404\) NOT_FOUND - home node .*\n{BACK}")
