@@ -9,7 +9,18 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from benchmarks import events, huge, notifications, pictures, processes, report, scale, sweep
+from benchmarks import (
+    events,
+    hosts,
+    huge,
+    notifications,
+    pictures,
+    processes,
+    report,
+    restart,
+    scale,
+    sweep,
+)
 from benchmarks.figures import Comparison
 from benchmarks.site import ROOT, Site
 
@@ -22,6 +33,8 @@ MEASUREMENTS: dict[str, Callable[[Site], Iterable[Comparison]]] = {
     "events": events.measure,
     "notifications": notifications.latency,
     "drain": notifications.drain,
+    "hosts": hosts.measure,
+    "restart": restart.measure,
     **{f"sweep-{kind}": functools.partial(sweep.measure, kind) for kind in sweep.FASTER},
 }
 
@@ -58,7 +71,11 @@ def main() -> None:
     comparisons = list(known.values())
     pictures.draw(comparisons, ROOT / ("build" if arguments.quick else "docs"))
     if not arguments.quick:
-        report.embed(comparisons, ROOT / "docs/performance.md")
+        of_many = [found for found in comparisons if found.name.startswith(("hosts-", "restart-"))]
+        of_one = [found for found in comparisons if found not in of_many]
+        counts = [found for found in of_many if found.name not in pictures.RESTART]
+        report.embed(report.markdown(of_one), ROOT / "docs/performance.md")
+        report.embed(report.by_subject(counts), ROOT / "docs/hosts.md")
     print(report.verdicts(comparisons))
 
 

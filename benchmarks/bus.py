@@ -4,6 +4,8 @@
 import json
 import os
 import signal
+import socket
+import time
 import uuid
 from collections.abc import Iterable
 
@@ -14,6 +16,29 @@ from benchmarks.inotify import Removals
 from benchmarks.site import FILE, Site
 from tests.functional.host import GlanceNotifier
 from tests.services import Images, RabbitMQ
+
+# of an image without tags and properties
+PAYLOAD = {
+    "name": "debian-12-generic-amd64",
+    "status": "deleted",
+    "created_at": "2026-01-01T00:00:00Z",
+    "updated_at": "2026-01-01T00:00:00Z",
+    "min_disk": 0,
+    "min_ram": 0,
+    "protected": False,
+    "checksum": "d41d8cd98f00b204e9800998ecf8427e",
+    "owner": "5c2b1e0a9c0f4d0bb9c4f6c0b2f0a1d3",
+    "disk_format": "qcow2",
+    "container_format": "bare",
+    "size": 350 << 20,
+    "virtual_size": 3 << 30,
+    "is_public": False,
+    "visibility": "shared",
+    "properties": {},
+    "tags": [],
+    "deleted": True,
+    "deleted_at": "2026-01-01T00:00:00.000000",
+}
 
 
 class Listening:
@@ -48,17 +73,8 @@ class Listening:
         os.close(held)
 
     def publish(self, ids: Iterable[str]) -> None:
-        """Send many notifications as fast as the broker takes them, past oslo.messaging."""
-        url = make_url(self.transport)
-        broker = self._site.server(RabbitMQ)
-        with broker.channel(vhost=str(url.database)) as channel:
-            for image in ids:
-                channel.basic_publish(
-                    amqp.Message(_notification(image), content_type="application/json"),
-                    exchange="glance",
-                    routing_key="notifications.info",
-                )
-            channel.close()  # answered once all before it is taken
+        """Send many notifications as fast as the broker takes them."""
+        publish(self._site.server(RabbitMQ), self.transport, ids)
 
     def halt(self) -> None:
         """Let what is sent wait."""
@@ -74,13 +90,33 @@ class Listening:
         os.kill(self.pid, signal.SIGKILL)
 
 
-def _notification(image: str) -> str:
+def publish(broker: RabbitMQ, transport: str, ids: Iterable[str], pause: float = 0.0) -> None:
+    """Send many notifications, past oslo.messaging; the broker has taken all when it returns.
+
+    :param pause: seconds after each
+    """
+    with broker.channel(vhost=str(make_url(transport).database or "/")) as channel:
+        # amqp gives up after a second in which the broker, which holds it back, reads nothing
+        channel.connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
+        for image in ids:
+            channel.basic_publish(
+                amqp.Message(notification(image), content_type="application/json", delivery_mode=2),
+                exchange="glance",
+                routing_key="notifications.info",
+            )
+            if pause:
+                time.sleep(pause)
+        channel.close()  # answered once all before it is taken
+
+
+def notification(image: str) -> str:
+    """A notification as Glance and oslo.messaging write it."""
     inner = {
         "message_id": str(uuid.uuid4()),
         "publisher_id": "image.host",
         "event_type": "image.delete",
         "priority": "INFO",
-        "payload": {"id": image, "name": "x", "status": "deleted", "deleted": True},
+        "payload": PAYLOAD | {"id": image},
         "timestamp": "2026-01-01 00:00:00.000000",
         "_unique_id": uuid.uuid4().hex,
     }

@@ -31,6 +31,7 @@ COLORS = {
     "unlink alone": "#c9d1d9",
 }
 PEER_COLORS = ("#1f77b4", "#e67e22", "#8e9aa6")
+RESTART = ("restart-connections", "restart-sweeps", "restart-rechecks")
 KINDS = {"sqlite": "SQLite", "mariadb": "MariaDB", "postgresql": "PostgreSQL"}
 
 
@@ -43,6 +44,8 @@ def draw(comparisons: Sequence[Comparison], directory: Path) -> None:
     if "notification" in known and "event" in known:
         pair = [known["notification"], known["event"]]
         _latency(pair, directory / "performance-latency.svg")
+    if restarts := [known[name] for name in RESTART if name in known]:
+        _in_step(restarts, directory / "hosts-restart.svg")
 
 
 def _is_growth(name: str) -> bool:
@@ -78,7 +81,7 @@ def _growth(sweeps: Iterable[Comparison], path: Path) -> None:
     figure.legend(
         *axes[0][0].get_legend_handles_labels(), loc="lower center", ncol=4, frameon=False
     )
-    _save(figure, path, bottom=0.08)
+    save(figure, path, bottom=0.08)
 
 
 def _latency(comparisons: Sequence[Comparison], path: Path) -> None:
@@ -103,7 +106,25 @@ def _latency(comparisons: Sequence[Comparison], path: Path) -> None:
         axis.minorticks_off()
         axis.legend(frameon=False, loc="best")
     axes[0].set_ylabel("% of files gone")
-    _save(figure, path)
+    save(figure, path)
+
+
+def _in_step(comparisons: Sequence[Comparison], path: Path) -> None:
+    """How many of a series of moments come in each tenth of a second."""
+    figure, axes = pyplot.subplots(1, len(comparisons), figsize=(10, 2.9))
+    for axis, found in zip(axes, comparisons, strict=True):
+        end = max(max(values) for values in found.series.values())
+        edges = [tenth / 10 for tenth in range(int(end * 10) + 2)]
+        for subject, values in sorted(found.series.items(), reverse=True):
+            color = COLORS[OURS] if subject == OURS else PEER_COLORS[1]
+            axis.hist(values, edges, histtype="stepfilled", color=color, alpha=0.8, label=subject)
+        before, _, after = found.title.partition(" → ")
+        axis.set(title=after, xlabel=f"seconds after {before}")
+        axis.title.set_size(9)
+    axes[0].set_ylabel("in each tenth of a second")
+    handles = axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="lower center", ncol=2, frameon=False)
+    save(figure, path, bottom=0.08)
 
 
 def _near(tick: float, found: Comparison) -> bool:
@@ -111,7 +132,8 @@ def _near(tick: float, found: Comparison) -> bool:
     return min(values) / 2 < tick < max(values) * 2
 
 
-def _save(figure: Any, path: Path, bottom: float = 0.0) -> None:
+def save(figure: Any, path: Path, bottom: float = 0.0) -> None:
+    """Write a picture, the same for the same figures; ``bottom`` is left for a legend."""
     figure.tight_layout(rect=(0, bottom, 1, 1))
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)

@@ -35,6 +35,24 @@ def memory(pid: int | str, what: str = "VmRSS") -> float:
     return int(found[1]) * 1024 / 1e6
 
 
+def forget_most(pid: int) -> None:
+    """Let what VmHWM tells begin anew."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def proportional_memory(pid: int) -> float:
+    """Resident memory in MB of 10^6 bytes, of what several processes share its part only (PSS)."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    found = re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)
+    assert found
+    return int(found[1]) * 1024 / 1e6
+
+
+def descriptors(pid: int) -> int:
+    """Number of open files and sockets."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
 def threads(pid: int) -> int:
     """Number of threads."""
     return len(_tasks(pid))

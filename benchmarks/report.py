@@ -66,6 +66,19 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
     return "\n".join(lines)
 
 
+def by_subject(comparisons: Sequence[Comparison]) -> str:
+    """For a document, medians only: a row for each comparison, a column for each subject."""
+    lines: list[str] = []
+    heads: list[str] = []
+    for found in comparisons:
+        if heads != list(found.series):
+            heads = list(found.series)
+            lines += ["", f"| | {' | '.join(heads)} |", "|---" + "|--:" * len(heads) + "|"]
+        cells = [number(median(values)) for values in found.series.values()]
+        lines.append(f"| {found.title} ({found.unit}) | {' | '.join(cells)} |")
+    return "\n".join(lines[1:])
+
+
 def verdicts(comparisons: Sequence[Comparison]) -> str:
     """How many targets are met, and which are not."""
     targets = [(found, target) for found in comparisons for target in found.targets]
@@ -85,13 +98,13 @@ def write(comparisons: Sequence[Comparison], path: Path) -> None:
     path.write_text(f'{{"machine": {json.dumps(machine)}, "comparisons": [\n{lines}\n]}}\n')
 
 
-def embed(comparisons: Sequence[Comparison], document: Path) -> None:
+def embed(tables: str, document: Path) -> None:
     """Put the tables between their marks in a document."""
     if not document.exists():
         return
     before, _, rest = document.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    document.write_text(f"{before}{BEGIN}\n{markdown(comparisons)}\n\n{END}{after}")
+    document.write_text(f"{before}{BEGIN}\n{tables}\n\n{END}{after}")
 
 
 def _spread(comparison: Comparison, subject: str) -> str:

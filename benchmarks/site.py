@@ -79,6 +79,10 @@ class Site:
         """End all that runs."""
         self._stack.close()
 
+    def at_close(self, end: Callable[[], None]) -> None:
+        """Have that called too."""
+        self._stack.callback(end)
+
     def new_directory(self, what: str) -> Path:
         """An empty directory."""
         self._count += 1
@@ -128,8 +132,13 @@ class Site:
         broker.add_vhost(name)
         return broker.url(vhost=name)
 
-    def configure(self, directory: Path, database: str, transport: str = "") -> Path:
-        """A glance-api.conf for ``directory``/staging, which is made."""
+    def configure(
+        self, directory: Path, database: str, transport: str = "", watcher: str = ""
+    ) -> Path:
+        """A glance-api.conf for ``directory``/staging, which is made.
+
+        :param watcher: more lines of ``[staging_watcher]``
+        """
         (directory / "staging").mkdir(exist_ok=True)
         path = directory / "glance-api.conf"
         path.write_text(
@@ -137,7 +146,7 @@ class Site:
             + (f"transport_url = {transport}\n" if transport else "")
             + f"[database]\nconnection = {database}\n"
             "[oslo_messaging_notifications]\ndriver = messagingv2\n"
-            f"[staging_watcher]\nnotifications = {bool(transport)}\n"
+            f"[staging_watcher]\nnotifications = {bool(transport)}\n{watcher}\n"
         )
         return path
 
