@@ -5,6 +5,7 @@ CONFIG ?=
 TESTS ?= tests
 PYTEST_ARGS ?=
 BENCHMARK_ARGS ?=
+SIMULATION_ARGS ?=
 LOWEST_TESTS ?= tests/unit tests/functional/test_service.py tests/functional/test_configuration.py \
 	tests/functional/test_check.py tests/functional/test_metrics.py
 
@@ -12,11 +13,11 @@ BIN = .venv/bin
 VERSION = $(shell sed -n 's/^version = //p' setup.cfg)
 PIP = $(BIN)/pip install -qq --disable-pip-version-check
 GLANCES = .venv-glance-current/.installed .venv-glance-oldest/.installed
-CODE = $(foreach d,watcher tests acceptance tools benchmarks,$(if $(wildcard $(d)/*.py $(d)/*/*.py),$(d)))
+CODE = $(foreach d,watcher tests acceptance tools benchmarks simulation,$(if $(wildcard $(d)/*.py $(d)/*/*.py),$(d)))
 
 .DEFAULT_GOAL = help
-.PHONY: help demo run docs test test-lowest acceptance soak benchmark lint services sample dist deb \
-	clean .venv
+.PHONY: help demo run docs test test-lowest acceptance soak benchmark simulation lint services \
+	sample dist deb clean .venv
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z.-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -48,6 +49,9 @@ benchmark: services  ## Measure against Glance's cleaner and the limits; BENCHMA
 	@$(MAKE) --no-print-directory .venv-benchmark/.installed
 	@.venv-benchmark/bin/python -m benchmarks $(BENCHMARK_ARGS)
 
+simulation: .venv-benchmark/.installed  ## Simulate 1,000 hosts; SIMULATION_ARGS='--only loss'
+	@PYTHONHASHSEED=0 .venv-benchmark/bin/python -m simulation $(SIMULATION_ARGS)
+
 lint: .venv/.test  ## Check style and types
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/ruff format --check $(CODE)
@@ -71,7 +75,7 @@ deb: dist  ## Build the Debian package, into dist/; says which packages that nee
 
 clean:  ## Remove the environment and all that was generated
 	rm -rf .venv .venv-benchmark .venv-lowest .venv-glance-* .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist docs/_build *.egg-info
-	find watcher tests acceptance tools benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	find watcher tests acceptance tools benchmarks simulation -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 .venv: .venv/.test  ## Create the environment with everything for the tests
 
@@ -103,6 +107,6 @@ clean:  ## Remove the environment and all that was generated
 	@test -x $(@D)/bin/pip || $(PYTHON) -m venv $(@D)
 	@$(@D)/bin/pip install -qq --disable-pip-version-check uv
 	@$(@D)/bin/uv pip install -q --python $(@D)/bin/python --reinstall --resolution lowest-direct \
-		--editable '.[metrics,mysql,postgresql]'
-	@$(@D)/bin/uv pip install -q --python $(@D)/bin/python --editable '.[metrics,mysql,postgresql,test]'
+		--editable '.[kafka,metrics,mysql,postgresql]'
+	@$(@D)/bin/uv pip install -q --python $(@D)/bin/python --editable '.[kafka,metrics,mysql,postgresql,test]'
 	@touch $@

@@ -260,7 +260,9 @@ def test_the_drivers_log_becomes_states(heard: Heard, caplog: pytest.LogCaptureF
     assert [key for key, _ in queue.delays] == [Sweep()]
 
 
-def test_the_sweep_after_a_reconnect_is_at_any_time_of_ten_seconds_but_the_first_two(heard: Heard) -> None:
+def test_the_sweep_after_a_reconnect_is_at_any_time_of_ten_seconds_but_the_first_two(
+    heard: Heard,
+) -> None:
     heard.notifications.back()
     assert heard.queue.delays == [(Sweep(), 0.0)], "nothing was away, nobody comes back in step"
     del heard.queue.delays[:]

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Simulated time, in which code that blocks runs as it is.
+
+Whatever would block a thread switches to the one loop that lets time pass, as greenlets can and
+the generators of the known libraries for discrete events can't: the watcher's own loops need no
+second writing.
+"""
+
+import heapq
+import itertools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from greenlet import getcurrent, greenlet
+
+
+class Timeline:
+    """A clock, and what happens when."""
+
+    def __init__(self) -> None:
+        #: seconds since the beginning
+        self.now = 0.0
+        self._hub = getcurrent()
+        self._events: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
+        self._sequence = itertools.count()
+        self._tasks: list[greenlet] = []
+
+    def at(self, moment: float, action: Callable[..., object], *arguments: Any) -> None:
+        """Do something then; what is for the same moment happens in the order it was asked for."""
+        heapq.heappush(self._events, (moment, next(self._sequence), action, arguments))
+
+    def spawn(self, moment: float, run: Callable[[], object]) -> None:
+        """Begin a task then; it may `sleep`, and wait for a `Condition`."""
+        task = greenlet(run, parent=self._hub)
+        self._tasks.append(task)
+        self.at(moment, task.switch)
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass for the task that calls."""
+        self.at(self.now + seconds, getcurrent().switch)
+        self.pause()
+
+    def pause(self) -> None:
+        """Leave the task that calls, until somebody switches to it."""
+        self._hub.switch()
+
+    def run(self, until: float) -> None:
+        """Let all happen that is to happen by then. What a task raises is raised here."""
+        events = self._events
+        while events and events[0][0] <= until:
+            self.now, _, action, arguments = heapq.heappop(events)
+            action(*arguments)
+        self.now = until
+
+    def close(self) -> None:
+        """End all tasks where they are."""
+        for task in self._tasks:
+            task.throw()
+
+
+class Condition(threading.Condition):
+    """A condition with one waiter, on simulated time. Nobody is interrupted, so it locks nothing.
+
+    A wait mostly ends long before its time: an alarm that is set already serves the next wait.
+    """
+
+    def __init__(self, timeline: Timeline) -> None:
+        self._timeline = timeline
+        self._waiter: greenlet | None = None
+        self._deadline: float | None = None
+        self._alarms: list[float] = []
+
+    def __enter__(self) -> bool:
+        return True
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for `notify`, at most so many seconds."""
+        self._waiter = getcurrent()
+        self._deadline = None if timeout is None else self._timeline.now + timeout
+        self._set_alarm()
+        self._timeline.pause()
+        return True
+
+    def notify(self, n: int = 1) -> None:
+        """Wake the waiter."""
+        if (waiter := self._waiter) is not None:
+            self._waiter = None
+            self._timeline.at(self._timeline.now, waiter.switch)
+
+    def _set_alarm(self) -> None:
+        deadline = self._deadline
+        if deadline is not None and not (self._alarms and self._alarms[0] <= deadline):
+            heapq.heappush(self._alarms, deadline)
+            self._timeline.at(deadline, self._alarm)
+
+    def _alarm(self) -> None:
+        heapq.heappop(self._alarms)
+        if self._waiter is None or self._deadline is None:
+            return
+        if self._deadline <= self._timeline.now:
+            self.notify()
+        else:
+            self._set_alarm()
+
+
+class Line:
+    """Serves one after the other: the time at which each is done follows from the one before."""
+
+    def __init__(self) -> None:
+        self.free = 0.0
+
+    def serve(self, arrival: float, seconds: float) -> float:
+        """When that which arrives then, not before those earlier, is done."""
+        self.free = max(self.free, arrival) + seconds
+        return self.free
