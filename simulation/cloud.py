@@ -12,7 +12,7 @@ from simulation import costs
 from simulation.host import Database, Disk, Host
 from simulation.timeline import Line, Timeline
 from watcher import jitter
-from watcher.notifications import RECONNECT_SPREAD, SWEEP_SPREAD
+from watcher.notifications import BIND_TIME, RECONNECT_SPREAD, SWEEP_SPREAD
 from watcher.service import TURN_SPREAD
 from watcher.workqueue import File, Sweep
 
@@ -142,7 +142,7 @@ class Bus:
 
     def _back(self, host: Host) -> None:
         host.hears = True
-        host.queue.put(Sweep(), delay=jitter.within(SWEEP_SPREAD))
+        host.queue.put(Sweep(), delay=BIND_TIME + jitter.within(SWEEP_SPREAD))
 
 
 class Cloud:

@@ -85,6 +85,13 @@ class Consumer(confluent_kafka.Consumer):
         self._watch([error for message in messages if (error := message.error())])
         return [message for message in messages if not message.error() and _is_readable(message)]
 
+    def commit(self, *arguments: Any, **options: Any) -> Any:
+        """Say how far it has read; where that fails some messages come a second time."""
+        try:
+            super().commit(*arguments, **options)
+        except KafkaException as error:
+            LOG.debug("Cannot commit: %s", cause_of(error.args[0]))
+
     def _remember(self, error: KafkaError) -> None:
         """Called by librdkafka, within `consume`."""
         if error.code() == KafkaError._ALL_BROKERS_DOWN:

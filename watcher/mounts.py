@@ -15,13 +15,13 @@ def mount_type(descriptor: int) -> str:
     From the table of mounts, for statfs has one number for all file systems in user space.
     """
     with open(f"/proc/self/fdinfo/{descriptor}") as info:
-        mount = next(line.split()[1] for line in info if line.startswith("mnt_id:"))
-    with open("/proc/self/mountinfo", errors="surrogateescape") as mounts:
+        mount = next((line.split()[1] for line in info if line.startswith("mnt_id:")), "")
+    with open("/proc/self/mountinfo", "rb") as mounts:  # in a name a \r is no end of a line
         for line in mounts:
             # ID parent device root point options [optional]... - type source options
-            fields = line.split()
-            if fields[0] == mount:
-                return fields[fields.index("-", 6) + 1]
+            fields = line.split(b" ")
+            if fields[0] == mount.encode():
+                return fields[fields.index(b"-", 6) + 1].decode()
     return "unknown"
 
 

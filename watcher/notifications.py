@@ -125,6 +125,7 @@ class Notifications:
         self._lock = threading.Lock()
         self._told: set[str] = set()
         self._listened = False
+        self._reconnects = 0
         self._driver_log = DriverLog(lost=self.lost, back=self.back, broken=self.renew)
         self._retired: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         self._fault = Fault(
@@ -172,9 +173,11 @@ class Notifications:
     def renew(self) -> None:
         """The listener whose thread calls doesn't get over it alone: another takes its place."""
         with self._lock:
-            if not self._is_retired():
+            if self._is_retired():
+                return
+            if threading.current_thread() is not self._thread:  # which starts the next one
                 self._retired.add(threading.current_thread())
-                self._broken.set()
+            self._broken.set()
 
     def back(self) -> None:
         """Notifications come in; those sent meanwhile may be lost."""
@@ -186,9 +189,10 @@ class Notifications:
             if not again:
                 LOG.info("Listening for notifications in queue %s", self._pool)
             self._listened = True
+            self._reconnects += again
         # What is sent before the queue is bound is lost: the sweep must come later.
         delay = BIND_TIME + jitter.within(SWEEP_SPREAD) if again else 0.0
-        self._queue.put(Sweep(), delay=delay)
+        self._queue.put(Sweep(self._reconnects), delay=delay)
 
     def _is_retired(self) -> bool:
         return threading.current_thread() in self._retired

@@ -91,7 +91,7 @@ class Reconciler:
         while keys := self._queue.take():
             self._progress()
             self._reconcile(keys)
-            if Sweep() in keys:
+            if _sweep_in(keys):
                 self._on_swept()
             self._progress()
 
@@ -122,7 +122,7 @@ class Reconciler:
     def _look(self, keys: Mapping[Key, Waiting]) -> None:
         try:
             with self._staging:
-                if self._follow() or Sweep() in keys:
+                if self._follow() or _sweep_in(keys):
                     self._owe(keys)
                     self._sweep()
                 elif self.faults["database"].active:
@@ -131,7 +131,7 @@ class Reconciler:
                     self._clean(keys)
         except FileNotFoundError:
             self._wait_for_directory()
-            if Sweep() in keys:
+            if _sweep_in(keys):
                 self._ask_database()
                 self._account.swept(0.0, Tally())  # of nothing
                 self._sweep_later()
@@ -146,7 +146,8 @@ class Reconciler:
         self.faults["database"].end()
 
     def _try_again(self, keys: Mapping[Key, Waiting]) -> None:
-        attempt = (keys[Sweep()].attempt if Sweep() in keys else 0) + 1
+        sweep = _sweep_in(keys)
+        attempt = (sweep.attempt if sweep else 0) + 1
         delay = backoff(attempt)
         LOG.debug("Next try in %.2f s", delay)
         self._queue.put(Sweep(), delay=delay, attempt=attempt)
@@ -269,3 +270,9 @@ class Reconciler:
                     attempt=attempt,
                     since=waiting.since,
                 )
+
+
+def _sweep_in(keys: Mapping[Key, Waiting]) -> Waiting | None:
+    """The sweep among the keys, of several the one that was tried most; None if there is none."""
+    sweeps = (waiting for key, waiting in keys.items() if isinstance(key, Sweep))
+    return max(sweeps, key=lambda waiting: waiting.attempt, default=None)

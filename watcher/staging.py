@@ -22,6 +22,9 @@ from watcher.mounts import network_type
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
+# What a look at one file may fail with while the directory is in order.
+_OF_ONE_FILE = (errno.EIO, errno.ESTALE)
+
 HUGE = 1 << 30  # bytes on disk
 BATCH = 50_000  # names held at a time: 10 MB
 
@@ -185,8 +188,16 @@ class Staging:
         return [name for name in index.files_of(key) if self.saw(name)]
 
     def saw(self, name: str) -> bool:
-        """Take note of a name that an event told of; False when nothing of that name is there."""
-        there = self.lstat(name) is not None
+        """Take note of a name that an event told of; False when nothing of that name is there.
+
+        :raises OSError: the directory can't be looked at
+        """
+        try:
+            there = self.lstat(name) is not None
+        except OSError as error:
+            if error.errno not in _OF_ONE_FILE:
+                raise
+            there = True
         for index in (self._index, self._fresh):
             if index is not None:
                 (index.add if there else index.discard)(name)

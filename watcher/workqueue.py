@@ -19,7 +19,13 @@ GATHER = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """Look at every file of the staging directory."""
+    """Look at every file of the staging directory.
+
+    :param reconnect: number of the broker's return after which it is to come; an earlier sweep,
+        which may see too little, doesn't take its place
+    """
+
+    reconnect: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import confluent_kafka
 import pytest
-from confluent_kafka import KafkaError, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from tests.services.kafka import MockKafka
 from watcher import conf as configuration
@@ -129,6 +130,15 @@ def test_nobody_waits_for_commits(
     conf = configuration.load(["--config-file", str(file)])
     Notifications(conf, WorkQueue(), Account())
     assert conf.oslo_messaging_kafka.enable_auto_commit is expected
+
+
+def test_a_commit_that_fails_is_no_failure(mock: MockKafka) -> None:
+    reader = Reader(mock, tell)
+    reader.join()
+    with pytest.raises(KafkaException):  # nothing was read yet
+        confluent_kafka.Consumer.commit(reader, asynchronous=False)
+    reader.commit(asynchronous=False)
+    reader.close()
 
 
 def test_topics_are_those_that_are_sent_to() -> None:

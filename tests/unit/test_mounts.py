@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import builtins
+import io
 import os
 from pathlib import Path
 
@@ -15,6 +16,30 @@ def test_the_type_is_that_of_the_mount(tmp_path: Path) -> None:
         assert mount_type(descriptor) == kind
         assert network_type(descriptor) is None
         os.close(descriptor)
+
+
+def test_names_of_other_mounts_may_hold_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel writes white space and \\ as numbers, but not all that could end a line."""
+    table = (
+        b"30 1 0:30 / /a\r\rb\x0b\x85\xff rw shared:1 - tmpfs x rw\n"
+        b"31 1 0:31 / /staging rw - nfs4 h:/\r rw\n"
+    )
+
+    def opened(path: str, mode: str = "r") -> io.IOBase:
+        return io.BytesIO(table) if mode == "rb" else io.StringIO("pos:\t0\nmnt_id:\t31\n")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(builtins, "open", opened)
+        assert network_type(0) == "nfs4"
+
+
+def test_a_mount_that_is_not_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(path: str, mode: str = "r") -> io.IOBase:
+        return io.BytesIO() if mode == "rb" else io.StringIO("pos:\t0\n")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(builtins, "open", opened)
+        assert network_type(0) is None
 
 
 @pytest.mark.parametrize(

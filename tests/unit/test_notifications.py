@@ -20,7 +20,7 @@ from watcher.account import Account
 from watcher.bus import messaging
 from watcher.conf import ConfigError
 from watcher.driverlog import DriverLog
-from watcher.notifications import Endpoint, Notifications, lag_of
+from watcher.notifications import BIND_TIME, Endpoint, Notifications, lag_of
 from watcher.workqueue import Image, Key, Sweep, WorkQueue
 
 ID = "7f1d2c0a-5b1e-4f7e-9a67-3c5d1b2e4f60"
@@ -257,7 +257,7 @@ def test_the_drivers_log_becomes_states(heard: Heard, caplog: pytest.LogCaptureF
         ),
         ("INFO", "Notifications can be received again"),
     ]
-    assert [key for key, _ in queue.delays] == [Sweep()]
+    assert [key for key, _ in queue.delays] == [Sweep(1)]
 
 
 def test_the_sweep_after_a_reconnect_is_at_any_time_of_ten_seconds_but_the_first_two(
@@ -272,6 +272,33 @@ def test_the_sweep_after_a_reconnect_is_at_any_time_of_ten_seconds_but_the_first
     delays = {delay for _, delay in heard.queue.delays}
     assert len(delays) == 200
     assert 2 <= min(delays) < 3 and 9 < max(delays) <= 10
+
+
+def test_no_earlier_sweep_takes_the_place_of_that_after_a_reconnect(heard: Heard) -> None:
+    """The earlier one sees nothing of what is sent until the queue is bound again."""
+    for _ in range(3):
+        heard.notifications.lost("refused")
+        heard.notifications.back()
+    now = [0.0]
+    queue = WorkQueue(lambda: now[0])
+    queue.put(Sweep(), delay=1)
+    for key, delay in heard.queue.delays:
+        queue.put(key, delay=delay)
+    now[0] = BIND_TIME - 0.1
+    assert queue.take().keys() == {Sweep()}
+    now[0] = 10.0
+    assert queue.take().keys() == {Sweep(1), Sweep(2), Sweep(3)}
+
+
+def test_the_thread_that_makes_listeners_is_heard_on(
+    heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A listener may fail within its start, which is in that thread."""
+    monkeypatch.setattr(heard.notifications, "_thread", threading.current_thread())
+    heard.notifications.renew()
+    assert heard.notifications._broken.is_set(), "another takes its place"
+    heard.notifications.back()
+    assert heard.queue.delays == [(Sweep(), 0.0)]
 
 
 def test_the_first_connection_after_an_outage_is_a_reconnect_too(heard: Heard) -> None:
@@ -352,7 +379,7 @@ def test_a_broken_listener_is_heard_no_more(heard: Heard, caplog: pytest.LogCapt
     assert heard.notifications._broken.is_set(), "another takes its place"
     heard.notifications.back()
     assert caplog.messages[1:] == ["Notifications can be received again"]
-    assert [key for key, _ in queue.delays] == [Sweep()]
+    assert [key for key, _ in queue.delays] == [Sweep(1)]
 
 
 def test_a_duplicate_which_is_never_acknowledged_goes_to_another_listener(

@@ -243,6 +243,24 @@ def test_a_file_of_an_unknown_image_is_looked_at_soon_after_its_grace_but_not_be
     check_spread(delays, 990, 1110)
 
 
+def test_the_sweep_after_a_reconnect_is_a_sweep(lagging: World) -> None:
+    before = lagging.reconciler._account.sweeps
+    lagging.stage(deleted=True)
+    lagging.queue.put(Sweep(2))
+    lagging.step()
+    assert lagging.removed == 1
+    assert lagging.reconciler._account.sweeps == before + 1
+
+
+def test_tries_go_on_counting_when_the_broker_comes_back_meanwhile(lagging: World) -> None:
+    lagging.break_database()
+    queue = lagging.reconciler._queue = DelaysQueue()
+    tried: dict[Key, Waiting] = {Sweep(): Waiting(6, 0.0), Sweep(1): Waiting(0, 0.0)}
+    lagging.reconciler._reconcile(tried)
+    [delay] = [delay for key, delay in queue.delays if key == Sweep()]
+    assert delay >= 30
+
+
 # What is out of order
 
 

@@ -363,6 +363,25 @@ def test_a_stale_handle_is_looked_at_again(
         staging.remove(ID)
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_a_file_that_cannot_be_looked_at_is_there(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Its own failure is not one of the directory, which would hold up all others."""
+
+    def fail(name: str, *, dir_fd: int) -> None:
+        raise OSError(number, os.strerror(number), name)
+
+    put(staging, ID)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "lstat", fail)
+        assert staging.saw(ID)
+        assert staging.files_of(ID) == [ID]
+        number = errno.EACCES
+        with pytest.raises(PermissionError):
+            staging.saw(ID)
+
+
 def test_which_directory_is_on_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Looked up once for each directory that is found there."""
     looked: list[int] = []
