@@ -24,6 +24,8 @@ TOPIC = "notifications.info"
 JUNK = (b"", b"\xff", b"[]", b'{"oslo.version": "2.0"}')
 LOST = "ERROR watcher.notifications"
 BACK = "Notifications can be received again"
+# librdkafka tells that all are away now before, now after it was refused by one of them
+AWAY = ("Connection refused", "no broker answers")
 LISTENING = "Listening for notifications in queue"
 PATIENCE = 90.0  # seconds
 
@@ -124,7 +126,7 @@ def test_brokers_away_and_back(new_host: NewHost, images: Images, mock: MockKafk
     hears(host, mock.url())
     mock.down()
     line = program.wait_for_line(LOST, PATIENCE)
-    assert f"broker {mock.addresses}: Connect to " in line and line.endswith("Connection refused")
+    assert f"broker {mock.addresses}: " in line and line.endswith(AWAY)
     image, files = stage(images, host)
     notifier = GlanceNotifier(mock.url())
     notifier.deleted(image)  # it is kept where it is sent
@@ -145,7 +147,7 @@ def test_brokers_away_at_start(new_host: NewHost, mock: MockKafka) -> None:
     host.programs[-1].stop()
     program = host.start()
     program.wait_for_line(LOST, PATIENCE)
-    assert "Connection refused" in program.lines("ERROR")[0]
+    assert program.lines("ERROR")[0].endswith(AWAY)
     mock.up()
     program.wait_for_line(BACK, PATIENCE)
     hears(host, mock.url())
