@@ -88,8 +88,9 @@ def test_soak(cloud_of_two: Cloud, broker: RabbitMQ, database: MariaDB, source: 
     settle(hosts, images)
     check_live(hosts, images)
     delete_all(clients, hosts)
+    half = half_deleted(hosts)
     for host in hosts:
-        host.wait(lambda host=host: not os.listdir(host.staging), "an empty staging directory")  # type: ignore[misc]
+        host.wait(lambda host=host: left_in(host) <= half, "an empty staging directory")  # type: ignore[misc]
         assert host.watcher.process.poll() is None
     report(hosts, clients, resources)
     for each, at_start in zip(resources, before, strict=True):
@@ -159,11 +160,24 @@ def delete_all(clients: list[SoakClient], hosts: list[Host]) -> None:
                 except FAULTS as error:
                     client.errors[f"{error} at the end"[:60]] += 1
                     assert sum(client.errors.values()) < 100_000
+                    if image.id in half_deleted(hosts):
+                        break
     known = {image.id for client in clients for image in client.images}
-    for identifier in hosts[0].client.list():
+    for identifier in hosts[0].client.list().keys() - half_deleted(hosts):
         assert identifier not in known
         hosts[0].client.delete(identifier)
-    assert not hosts[0].client.list()
+    assert hosts[0].client.list().keys() == half_deleted(hosts)
+
+
+def left_in(host: Host) -> set[str | None]:
+    """Images of which there are staged files."""
+    return {image_id(name) for name in os.listdir(host.staging)}
+
+
+def half_deleted(hosts: list[Host]) -> set[str | None]:
+    """Images that Glance never deletes: its database went away between the two commits of a
+    DELETE, and from the status "deleted" it allows no other."""
+    return {key for key, status in hosts[0].client.list().items() if status == "deleted"}
 
 
 def report(hosts: list[Host], clients: list[SoakClient], resources: list[Resources]) -> None:
