@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 CONFIG ?=
-TESTS ?= tests
+TESTS ?= tests/unit tests/model tests/functional tests/docs tests/packaging tests/simulation tests/test_services.py
 PYTEST_ARGS ?=
 BENCHMARK_ARGS ?=
 SIMULATION_ARGS ?=
@@ -13,7 +13,7 @@ BIN = .venv/bin
 VERSION = $(shell sed -n 's/^version = //p' setup.cfg)
 PIP = $(BIN)/pip install -qq --disable-pip-version-check
 GLANCES = .venv-glance-current/.installed .venv-glance-oldest/.installed
-CODE = $(foreach d,watcher tests acceptance tools benchmarks simulation,$(if $(wildcard $(d)/*.py $(d)/*/*.py),$(d)))
+CODE = $(foreach d,watcher tests tools benchmarks,$(if $(wildcard $(d)/*.py),$(d)))
 
 .DEFAULT_GOAL = help
 .PHONY: help demo run docs test test-lowest acceptance soak benchmark simulation lint services \
@@ -23,7 +23,7 @@ help:  ## Show the targets
 	@sed -n 's/^\([a-z.-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 demo: .venv/.installed  ## Watch the program work, without any other service
-	@$(BIN)/python -m watcher.demo
+	@$(BIN)/python tools/demo.py
 
 run: .venv/.installed  ## Run the program: make run CONFIG=/path/to/the.conf
 	@test -n "$(CONFIG)" || { echo "Say which configuration: make run CONFIG=/path" >&2; exit 2; }
@@ -39,18 +39,18 @@ test-lowest: services  ## Test with the lowest versions of the dependencies that
 
 acceptance: services  ## Test beside real Glances, and against Glance's own cleaner
 	@$(MAKE) --silent --no-print-directory .venv/.test $(GLANCES)
-	@$(BIN)/python -m pytest $(PYTEST_ARGS) acceptance
+	@$(BIN)/python -m pytest $(PYTEST_ARGS) tests/acceptance
 
 soak: services  ## Many clients of two Glances for 15 minutes
 	@$(MAKE) --silent --no-print-directory .venv/.test $(GLANCES)
-	@SOAK_SECONDS=900 $(BIN)/python -m pytest $(PYTEST_ARGS) acceptance/test_soak.py
+	@SOAK_SECONDS=900 $(BIN)/python -m pytest $(PYTEST_ARGS) tests/acceptance/test_soak.py
 
 benchmark: services  ## Measure against Glance's cleaner and the limits; BENCHMARK_ARGS=--quick
 	@$(MAKE) --no-print-directory .venv-benchmark/.installed
 	@.venv-benchmark/bin/python -m benchmarks $(BENCHMARK_ARGS)
 
 simulation: .venv-benchmark/.installed  ## Simulate 1,000 hosts; SIMULATION_ARGS='--only loss'
-	@PYTHONHASHSEED=0 .venv-benchmark/bin/python -m simulation $(SIMULATION_ARGS)
+	@PYTHONHASHSEED=0 .venv-benchmark/bin/python -m benchmarks.simulation $(SIMULATION_ARGS)
 
 lint: .venv/.test  ## Check style and types
 	@$(BIN)/ruff check $(CODE)
@@ -75,7 +75,7 @@ deb: dist  ## Build the Debian package, into dist/; says which packages that nee
 
 clean:  ## Remove the environment and all that was generated
 	rm -rf .venv .venv-benchmark .venv-lowest .venv-glance-* .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist docs/_build *.egg-info
-	find watcher tests acceptance tools benchmarks simulation -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	find watcher tests tools benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 .venv: .venv/.test  ## Create the environment with everything for the tests
 
@@ -91,7 +91,7 @@ clean:  ## Remove the environment and all that was generated
 	@$(PIP) --editable '.[docs,mysql,postgresql,test]'
 	@touch $@
 
-.venv-glance-%/.installed: acceptance/glance-%.txt
+.venv-glance-%/.installed: tests/acceptance/glance-%.txt
 	@test -x $(@D)/bin/pip || $(PYTHON) -m venv $(@D)
 	@$(@D)/bin/pip install -qq --disable-pip-version-check --requirement $<
 	@touch $@

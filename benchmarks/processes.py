@@ -54,7 +54,10 @@ def start(site: Site) -> list[Comparison]:
     sqlite, mariadb = site.database("sqlite"), site.database("mariadb")
     for url in (sqlite, mariadb):
         fill(url, 1000)
-    imports = "import sqlalchemy, oslo_config.cfg, oslo_log.log, watchdog.events, watcher.bus"
+    imports = (
+        "import sqlalchemy, oslo_config.cfg, oslo_log.log, watchdog.events, "
+        "watcher.triggers.transport"
+    )
 
     def ours(subject: str, url: str, transport: str) -> None:
         directory = site.new_directory("start")

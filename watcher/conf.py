@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 from oslo_config import cfg
 from oslo_log import log
 
+from watcher.errors import ConfigError
+
 GROUP = "staging_watcher"
 DISTRIBUTION = "glance-staging-watcher"
 
@@ -112,10 +114,6 @@ database_opts = [
         ],
     ),
 ]
-
-
-class ConfigError(Exception):
-    """The configuration can't be used; the text is one line for the operator."""
 
 
 class Limits(NamedTuple):

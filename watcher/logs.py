@@ -6,7 +6,8 @@ import logging
 from oslo_config import cfg
 from oslo_log import log
 
-from watcher.conf import DISTRIBUTION, ConfigError
+from watcher.conf import DISTRIBUTION
+from watcher.errors import ConfigError
 
 _OUR_WORDS_INSTEAD = ("oslo_service", "sqlalchemy.pool", "stevedore", "watchdog")
 

@@ -13,16 +13,19 @@ from collections.abc import Callable
 from oslo_config import cfg
 from oslo_log import log
 
+from watcher import backoff as jitter
 from watcher import conf as configuration
-from watcher import jitter, logs, systemd
-from watcher.account import Account, Removal
-from watcher.cleaner import Cleaner
-from watcher.conf import GROUP, ConfigError, database_url, staging_path
-from watcher.events import FileEvents
-from watcher.images import Images
-from watcher.judge import Decision
-from watcher.reconciler import CHECK_INTERVAL, Reconciler
-from watcher.staging import Staging
+from watcher import logs
+from watcher.conf import GROUP, database_url, staging_path
+from watcher.database.images import Images
+from watcher.errors import ConfigError
+from watcher.reconcile.cleaner import Cleaner
+from watcher.reconcile.planner import Decision
+from watcher.reconcile.reconciler import CHECK_INTERVAL, Reconciler
+from watcher.staging.directory import Staging
+from watcher.stats import Removal, Stats
+from watcher.telemetry import systemd
+from watcher.triggers.directory_watch import DirectoryWatch
 from watcher.workqueue import WorkQueue
 
 LOG = log.getLogger(__name__)
@@ -46,11 +49,11 @@ class Service:
         options = conf[GROUP]
         self._conf, self._limits = conf, configuration.limits(conf)
         self._manager = systemd.Manager()
-        self.account = Account()
+        self.stats = Stats()
         self._queue = WorkQueue()
         self._staging = open_staging(conf)
         self._images = Images(database_url(conf))
-        self._events = FileEvents(self._queue)
+        self._events = DirectoryWatch(self._queue)
         self._reconciler = Reconciler(
             queue=self._queue,
             staging=self._staging,
@@ -59,7 +62,7 @@ class Service:
                 conf,
                 self._staging,
                 self._images,
-                account=self.account,
+                stats=self.stats,
                 stopping=lambda: self._queue.closed,
                 audited=True,
                 on_removal=self._alive,
@@ -76,16 +79,16 @@ class Service:
         self.failed = False
         self._notifications = None
         if options.notifications:
-            from watcher.notifications import Notifications  # noqa: PLC0415 - not for sweep
+            from watcher.triggers.listener import NotificationListener  # noqa: PLC0415 - not for sweep
 
-            self._notifications = Notifications(conf, self._queue, self.account, self._turn)
+            self._notifications = NotificationListener(conf, self._queue, self.stats, self._turn)
         self._monitor = None
         if options.metrics_port:
-            from watcher.monitor import new_server  # noqa: PLC0415 - only where asked for
+            from watcher.telemetry.http import new_server  # noqa: PLC0415 - only where asked for
 
             self._monitor = new_server(
                 conf,
-                account=self.account,
+                stats=self.stats,
                 queue=self._queue,
                 conditions=self.conditions,
                 ready=lambda: self._ready,
@@ -143,13 +146,13 @@ class Service:
         self._manager.reloaded()
 
     def report(self) -> None:
-        """Write a Guru Meditation Report; see `watcher.gmr`."""
+        """Write a Guru Meditation Report; see `watcher.telemetry.report`."""
         try:
-            from watcher import gmr  # noqa: PLC0415 - only where asked for
+            from watcher.telemetry import report as gmr  # noqa: PLC0415 - only where asked for
 
             gmr.write(
                 self._conf,
-                gmr.watcher_section(self.account, self._queue, self.conditions()),
+                gmr.watcher_section(self.stats, self._queue, self.conditions()),
             )
         except Exception:
             LOG.exception("Cannot make the Guru Meditation Report; this is a bug")
@@ -186,7 +189,7 @@ class Service:
         if self._ready:
             self._manager.ready()
         self._manager.ping()
-        self._manager.status(systemd.status_text(self.account, self.conditions()))
+        self._manager.status(systemd.status_text(self.stats, self.conditions()))
 
 
 def open_staging(conf: cfg.ConfigOpts) -> Staging:
@@ -212,7 +215,7 @@ def new_cleaner(
     staging: Staging,
     images: Images,
     *,
-    account: Account | None = None,
+    stats: Stats | None = None,
     stopping: Callable[[], bool] = lambda: False,
     audited: bool = False,
     on_removal: Callable[[Removal], None] = lambda removal: None,
@@ -226,7 +229,7 @@ def new_cleaner(
     options = conf[GROUP]
     record = on_removal
     if audited and options.audit_log:
-        from watcher.audit import AuditLog  # noqa: PLC0415 - only where asked for
+        from watcher.telemetry.audit import AuditLog  # noqa: PLC0415 - only where asked for
 
         audit = AuditLog(options.audit_log)
 
@@ -239,7 +242,7 @@ def new_cleaner(
         images,
         absent_grace=options.absent_grace,
         max_absent_removals=options.max_absent_removals,
-        account=account,
+        stats=stats,
         on_removal=record,
         on_failure=on_failure,
         stopping=stopping,

@@ -3,7 +3,8 @@
 
 import sys
 
-from watcher import cli, jitter
+from watcher import backoff as jitter
+from watcher import cli
 
 
 def around(seconds: float, share: float) -> float:

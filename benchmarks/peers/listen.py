@@ -46,7 +46,7 @@ def listen_by_oslo(url: str, remove: Remove) -> None:
     """Listen as the watcher does."""
     from oslo_config import cfg
 
-    from watcher.bus import messaging
+    from watcher.triggers.transport import messaging
 
     class Endpoint:
         def info(self, context: Any, publisher: Any, event: Any, payload: Any, meta: Any) -> None:

@@ -20,7 +20,7 @@ CHUNK = 1000  # ids in one statement
 def watcher(config: str, _: str, __: str) -> Sweep:
     """Ours."""
     from watcher import conf
-    from watcher.images import Images
+    from watcher.database.images import Images
     from watcher.service import new_cleaner, open_staging
 
     loaded = conf.load(["--config-file", config])

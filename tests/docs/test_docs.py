@@ -76,7 +76,7 @@ def _texts(path: Path) -> Iterator[Text]:
                     said += [("", text) for text in part.value.elts]
         elif isinstance(node, ast.Call):
             name = ast.unparse(node.func)
-            if name == "Fault":
+            if name == "Condition":
                 said = [("ERROR", node.args[1]), ("INFO", node.args[2])]
             elif name == "ConfigError" and not isinstance(node.args[0], ast.Name | ast.Call):
                 said = [("", node.args[0])]  # else it is another exception's text

@@ -12,7 +12,7 @@ from oslo_config import cfg
 from tests.functional.program import Program
 from tests.services import Images
 from tests.services.waiting import wait_for
-from watcher.bus import messaging
+from watcher.triggers.transport import messaging
 
 GONE_TIMEOUT = 20.0  # seconds
 

@@ -88,7 +88,7 @@ def said(program: Program) -> list[str]:
     for line in program.log.splitlines():
         found = _LINE.fullmatch(line)
         level, logger, text = found.groups() if found else ("UNKNOWN", "", line)
-        ours = logger.startswith("watcher.") and logger != "watcher.notifications"
+        ours = logger.startswith("watcher.") and logger != "watcher.triggers.listener"
         if level != "DEBUG" and not (ours and level == "INFO"):
             lines.append(f"{level} {text}")
     return lines

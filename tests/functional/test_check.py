@@ -27,7 +27,7 @@ from tests.services import Database, Images, RabbitMQ, TcpProxy, wait_for
 from tests.services.ports import free_port
 from watcher import conf
 from watcher.checks import broker as check_broker
-from watcher.notifications import new_transport
+from watcher.triggers.listener import new_transport
 
 STATUS_PROGRAM = PROGRAM.with_name("glance-staging-watcher-status")
 RESULTS = ("ok", "warning", "failure")
@@ -43,7 +43,7 @@ NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount", "--propagation",
 _numbers = itertools.count(1)
 
 
-class Account:
+class Report:
     """What one run of ``check`` told."""
 
     def __init__(self, host: Host, *, through: list[str] | None = None) -> None:
@@ -173,12 +173,12 @@ class Vhost:
             f" rabbit_binding:list({vhost})}}.",
         )
 
-    def check(self, host: Host) -> Account:
+    def check(self, host: Host) -> Report:
         """Check, which changes nothing."""
         before = self.content()
-        account = Account(host)
+        report = Report(host)
         assert self.content() == before
-        return account
+        return report
 
 
 @pytest.fixture
@@ -204,8 +204,8 @@ def test_all_is_well(new_host: Callable[..., Host], vhost: Vhost, tmp_path: Path
     host.start().wait_for_line("Listening for notifications")
     with host.config_file.open("a") as file:
         file.write(f"[DEFAULT]\nlog_file = {tmp_path / 'log'}\n")
-    account = vhost.check(host)
-    assert account.names == [
+    report = vhost.check(host)
+    assert report.names == [
         *("configuration", "options", "user"),
         *DIRECTORY,
         *("database", "images", "privileges"),
@@ -214,25 +214,25 @@ def test_all_is_well(new_host: Callable[..., Host], vhost: Vhost, tmp_path: Path
         *("log", "audit", "metrics"),
     ]
     documented = re.findall("`([a-z_]+)`", "".join(re.findall(r"\n\* .*?:", PAGE.read_text())))
-    assert account.names == documented
-    assert account.bad == []
-    assert account["configuration"] == ("ok", str(host.config_file))
-    assert account["images"] == ("ok", "1 row in the images table")
-    assert account["exchange"] == ("ok", "exchange glance is there, as configured")
-    assert account["queue"] == ("ok", f"queue {queue} is there, not durable as configured")
-    assert account["messages"] == ("ok", "0 messages wait, 1 consumer")
-    assert account["metrics"] == ("ok", f"the service serves them on 127.0.0.1 port {port}")
+    assert report.names == documented
+    assert report.bad == []
+    assert report["configuration"] == ("ok", str(host.config_file))
+    assert report["images"] == ("ok", "1 row in the images table")
+    assert report["exchange"] == ("ok", "exchange glance is there, as configured")
+    assert report["queue"] == ("ok", f"queue {queue} is there, not durable as configured")
+    assert report["messages"] == ("ok", "0 messages wait, 1 consumer")
+    assert report["metrics"] == ("ok", f"the service serves them on 127.0.0.1 port {port}")
     assert not (tmp_path / "log").exists()
 
 
 def test_what_is_missing_is_not_made(new_host: Callable[..., Host], vhost: Vhost) -> None:
     host = new_host(transport_url=vhost.url)
-    account = vhost.check(host)
-    assert account.bad == ["images", "exchange", "queue"]
-    assert "no Glance has sent anything" in account["exchange"][1]
-    assert "has not run with this pool" in account["queue"][1]
-    assert account["images"][0] == "warning" and "no row at all" in account["images"][1]
-    assert "messages" not in account.names
+    report = vhost.check(host)
+    assert report.bad == ["images", "exchange", "queue"]
+    assert "no Glance has sent anything" in report["exchange"][1]
+    assert "has not run with this pool" in report["queue"][1]
+    assert report["images"][0] == "warning" and "no row at all" in report["images"][1]
+    assert "messages" not in report.names
 
 
 @on_sqlite
@@ -321,9 +321,9 @@ def test_declared_otherwise(
             auto_delete=False,
             arguments=arguments,
         )
-    account = vhost.check(host)
+    report = vhost.check(host)
     for name, expected in (("exchange", exchange), ("queue", queue)):
-        result, found = account[name]
+        result, found = report[name]
         assert result == expected[0] and expected[1] in found
 
 
@@ -337,9 +337,9 @@ def test_the_service_yields_to_an_exchange_that_is_not_durable(
     with vhost.broker.channel(vhost.name) as channel:
         channel.exchange_declare("glance", "topic", durable=False, auto_delete=False)
         host.start().wait_for_line("Listening for notifications")
-        account = vhost.check(host)
-        assert account.bad == ["exchange"]
-        assert "amqp_durable_queues" in account.remedy("exchange")
+        report = vhost.check(host)
+        assert report.bad == ["exchange"]
+        assert "amqp_durable_queues" in report.remedy("exchange")
 
         # the remedy helps
         host.programs[-1].stop()
@@ -362,16 +362,16 @@ def test_a_queue_that_nothing_reads_and_one_that_two_read(
         for _ in range(3):
             channel.basic_publish(amqp.Message("{}"), "glance", "notifications.info")
     wait_for(lambda: vhost.broker.queues(vhost.name).get(pool) == 3, 20, "3 messages")
-    account = vhost.check(hosts[0])
-    assert account["messages"][0] == "warning"
-    assert account["messages"][1].startswith("3 messages wait, 0 consumers: no service runs")
+    report = vhost.check(hosts[0])
+    assert report["messages"][0] == "warning"
+    assert report["messages"][1].startswith("3 messages wait, 0 consumers: no service runs")
 
     for host in hosts:
         host.start().wait_for_line("Listening for notifications")
     wait_for(lambda: vhost.broker.queues(vhost.name).get(pool) == 0, 20, "no message")
-    account = vhost.check(hosts[1])
-    assert account["messages"][0] == "warning"
-    assert "2 consumers where one watcher has 1" in account["messages"][1]
+    report = vhost.check(hosts[1])
+    assert report["messages"][0] == "warning"
+    assert "2 consumers where one watcher has 1" in report["messages"][1]
 
 
 @on_sqlite
@@ -392,22 +392,22 @@ def test_a_broker_that_refuses(new_host: Callable[..., Host], vhost: Vhost) -> N
     before = vhost.content()
     for url, reason in cases.items():
         host.configure(database_url="sqlite://", transport_url=url)
-        account = Account(host)
-        assert account["broker"][0] == "failure"
-        assert re.search(reason + "|name resolution", account["broker"][1])
-        unreachable = re.search("Connection refused|name resolution", account["broker"][1])
-        assert ("see that it runs" in account.remedy("broker")) == bool(unreachable)
-        assert "exchange" not in account.names
+        report = Report(host)
+        assert report["broker"][0] == "failure"
+        assert re.search(reason + "|name resolution", report["broker"][1])
+        unreachable = re.search("Connection refused|name resolution", report["broker"][1])
+        assert ("see that it runs" in report.remedy("broker")) == bool(unreachable)
+        assert "exchange" not in report.names
     assert vhost.content() == before
 
     host.configure(database_url="sqlite://", transport_url=broker.url(name, SECRET, vhost.name))
-    account = vhost.check(host)
-    assert account["broker"] == (
+    report = vhost.check(host)
+    assert report["broker"] == (
         "ok",
         f"127.0.0.1:{broker.port} lets the watcher into virtual host {vhost.name}",
     )
-    assert account["exchange"][0] == "failure" and "(403)" in account["exchange"][1]
-    assert "set_permissions" in account.remedy("exchange")
+    assert report["exchange"][0] == "failure" and "(403)" in report["exchange"][1]
+    assert "set_permissions" in report.remedy("exchange")
 
 
 @on_sqlite
@@ -415,11 +415,11 @@ def test_one_broker_of_several_is_down(new_host: Callable[..., Host], vhost: Vho
     good = re.sub("^rabbit://(.*)/.*", r"\1", vhost.url)
     bad = good.replace(str(vhost.broker.port), "1")
     host = new_host(transport_url=f"rabbit://{bad},{good}/{vhost.name}")
-    account = vhost.check(host)
-    found = [(line["result"], line["found"]) for line in account.checks if line["name"] == "broker"]
+    report = vhost.check(host)
+    found = [(line["result"], line["found"]) for line in report.checks if line["name"] == "broker"]
     assert [result for result, _ in found] == ["warning", "ok"]
     assert found[0][1].startswith("127.0.0.1:1: ")
-    assert "exchange" in account.names
+    assert "exchange" in report.names
 
 
 @on_sqlite
@@ -428,8 +428,8 @@ def test_a_broker_that_does_not_answer(new_host: Callable[..., Host], vhost: Vho
     try:
         proxy.freeze()
         url = vhost.url.replace(f":{vhost.broker.port}/", f":{proxy.port}/")
-        account = Account(new_host(transport_url=url))
-        assert account["broker"] == ("failure", f"127.0.0.1:{proxy.port}: timed out")
+        report = Report(new_host(transport_url=url))
+        assert report["broker"] == ("failure", f"127.0.0.1:{proxy.port}: timed out")
     finally:
         proxy.close()
 
@@ -439,8 +439,8 @@ def test_a_broker_by_tls(new_host: Callable[..., Host], vhost: Vhost, tmp_path: 
     tls, other = (TlsServer(vhost.broker.port, tmp_path / name) for name in ("tls", "other"))
     url = vhost.url.replace(f":{vhost.broker.port}/", f":{tls.port}/")
     options = f"[oslo_messaging_rabbit]\nssl = true\nssl_ca_file = {tls.certificate}"
-    account = vhost.check(new_host(transport_url=url, more=options))
-    assert account["broker"][0] == "ok"
+    report = vhost.check(new_host(transport_url=url, more=options))
+    assert report["broker"][0] == "ok"
     options = f"[oslo_messaging_rabbit]\nssl = true\nssl_ca_file = {other.certificate}"
     result, found = vhost.check(new_host(transport_url=url, more=options))["broker"]
     assert result == "failure" and "certificate verify failed" in found.lower()
@@ -461,20 +461,20 @@ def test_a_broker_by_tls(new_host: Callable[..., Host], vhost: Vhost, tmp_path: 
 def test_other_transports(
     new_host: Callable[..., Host], url: str, watcher: str, result: str, found: str
 ) -> None:
-    account = Account(new_host(transport_url=url, watcher=watcher))
-    assert account["broker"][0] == result and found in account["broker"][1]
+    report = Report(new_host(transport_url=url, watcher=watcher))
+    assert report["broker"][0] == result and found in report["broker"][1]
 
 
 @on_sqlite
 def test_what_glance_does_not_send(new_host: Callable[..., Host]) -> None:
     host = new_host(transport_url="fake://", default="disabled_notifications = image")
-    assert "disabled_notifications" in Account(host)["notifications"][1]
+    assert "disabled_notifications" in Report(host)["notifications"][1]
     host.configure(database_url="sqlite://", transport_url="fake://", watcher="exchange = other")
-    assert "to exchange glance" in Account(host)["notifications"][1]
+    assert "to exchange glance" in Report(host)["notifications"][1]
     host.configure(database_url="sqlite://", transport_url="fake://", watcher="topics = other")
-    assert "on topics notifications" in Account(host)["notifications"][1]
+    assert "on topics notifications" in Report(host)["notifications"][1]
     host.configure(database_url="sqlite://", transport_url="fake://")
-    assert Account(host)["notifications"][0] == "ok"
+    assert Report(host)["notifications"][0] == "ok"
 
 
 @pytest.fixture(params=["mariadb", "postgresql"])
@@ -502,20 +502,20 @@ def server_host(tmp_path: Path, server: Database) -> Iterator[tuple[Host, str]]:
 
 def test_a_user_who_can_only_read(server: Database, server_host: tuple[Host, str]) -> None:
     host, name = server_host
-    account = Account(host)
-    assert account["privileges"][0] == "ok" and "can also write" in account["privileges"][1]
-    grant = re.search(r"GRANT SELECT \(id, deleted\) ON .* TO [^;]*", account.remedy("privileges"))
+    report = Report(host)
+    assert report["privileges"][0] == "ok" and "can also write" in report["privileges"][1]
+    grant = re.search(r"GRANT SELECT \(id, deleted\) ON .* TO [^;]*", report.remedy("privileges"))
     assert grant is not None
     reader = f"reader_{next(_numbers)}"
     server.add_reader(reader, SECRET, name)
     server.execute(re.sub("'?staging_watcher('@'%')?", reader, grant[0]), name)
     host.configure(database_url=server.url(name, reader, SECRET))
-    account = Account(host)
-    assert account.bad == []
-    assert account["images"] == ("ok", "1 row in the images table")
-    assert account["privileges"] == ("ok", "its user can only read images")
+    report = Report(host)
+    assert report.bad == []
+    assert report["images"] == ("ok", "1 row in the images table")
+    assert report["privileges"] == ("ok", "its user can only read images")
     server.execute(f"GRANT UPDATE (name) ON images TO {reader}", name)
-    assert "can also write" in Account(host)["privileges"][1]
+    assert "can also write" in Report(host)["privileges"][1]
 
 
 def test_a_database_that_cannot_be_used(server: Database, server_host: tuple[Host, str]) -> None:
@@ -529,11 +529,11 @@ def test_a_database_that_cannot_be_used(server: Database, server_host: tuple[Hos
     }
     for url, reason in cases.items():
         host.configure(database_url=url)
-        account = Account(host)
-        assert account.bad == ["database"]
-        assert account["database"][0] == "failure"
-        assert re.search(reason, account["database"][1])
-        assert "images" not in account.names
+        report = Report(host)
+        assert report.bad == ["database"]
+        assert report["database"][0] == "failure"
+        assert re.search(reason, report["database"][1])
+        assert "images" not in report.names
 
 
 @on_sqlite
@@ -547,29 +547,29 @@ def test_a_database_that_cannot_be_used(server: Database, server_host: tuple[Hos
 )
 def test_a_database_url_that_cannot_be_used(host: Host, url: str, reason: str) -> None:
     host.configure(database_url=url)
-    account = Account(host)
-    assert account.bad == ["database"]
-    assert account["database"][0] == "failure" and reason in account["database"][1]
+    report = Report(host)
+    assert report.bad == ["database"]
+    assert report["database"][0] == "failure" and reason in report["database"][1]
 
 
 @on_sqlite
 def test_a_large_table_is_not_counted(host: Host) -> None:
     host.images.insert(*(f"0a9c6f5e-8c8e-4d9c-9d6d-{number:012}" for number in range(10_001)))
-    assert Account(host)["images"] == ("ok", "more than 10,000 rows in the images table")
+    assert Report(host)["images"] == ("ok", "more than 10,000 rows in the images table")
 
 
 @on_sqlite
 def test_a_directory_that_is_not_there(host: Host) -> None:
     host.staging.rmdir()
-    account = Account(host)
-    assert account["directory"] == ("warning", f"{host.staging} does not exist")
+    report = Report(host)
+    assert report["directory"] == ("warning", f"{host.staging} does not exist")
     assert not host.staging.exists()
     host.staging.touch()
-    account = Account(host)
-    assert account["directory"] == ("failure", f"{host.staging} can't be read: Not a directory")
-    assert account.remedy("directory").startswith("correct [os_glance_staging_store]")
+    report = Report(host)
+    assert report["directory"] == ("failure", f"{host.staging} can't be read: Not a directory")
+    assert report.remedy("directory").startswith("correct [os_glance_staging_store]")
     host.configure(database_url="sqlite://", staging="http://x/")
-    assert Account(host)["directory"][0] == "failure"
+    assert Report(host)["directory"][0] == "failure"
 
 
 @on_sqlite
@@ -578,22 +578,22 @@ def test_a_directory_that_another_user_owns(host: Host) -> None:
     residue = host.stage_deleted()
     command = possible(AS_NOBODY if os.geteuid() == 0 else ["env"])
     host.staging.chmod(0o555)
-    account = Account(host, through=command)
-    assert account.bad == ["removal"]
-    assert account["removal"][0] == "failure"
+    report = Report(host, through=command)
+    assert report.bad == ["removal"]
+    assert report["removal"][0] == "failure"
     host.staging.chmod(0o755)
     if os.geteuid() == 0:
-        assert account["user"] == ("ok", "runs as nobody")
-        assert account["removal"][1] == "nobody may not remove files: the directory belongs to root"
+        assert report["user"] == ("ok", "runs as nobody")
+        assert report["removal"][1] == "nobody may not remove files: the directory belongs to root"
         host.staging.chmod(0o1777)
-        account = Account(host, through=command)
-        assert account["removal"][0] == "warning" and "sticky" in account["removal"][1]
+        report = Report(host, through=command)
+        assert report["removal"][0] == "warning" and "sticky" in report["removal"][1]
         os.chown(host.staging, 65534, -1)
-        assert Account(host, through=command).bad == []
-        account = Account(host)
-        assert account.bad == ["user"]
+        assert Report(host, through=command).bad == []
+        report = Report(host)
+        assert report.bad == ["user"]
         again = f"{PROGRAM} check --config-file {host.config_file} --format json"
-        assert account.remedy("user").endswith(f"runuser -u nobody -- {again}")
+        assert report.remedy("user").endswith(f"runuser -u nobody -- {again}")
     assert residue.exists()
 
 
@@ -601,7 +601,7 @@ def test_a_directory_that_another_user_owns(host: Host) -> None:
 def test_a_directory_that_cannot_be_read(host: Host) -> None:
     command = possible(WITHOUT_OVERRIDE) if os.geteuid() == 0 else []
     host.staging.chmod(0)
-    result, found = Account(host, through=command)["directory"]
+    result, found = Report(host, through=command)["directory"]
     host.staging.chmod(0o755)
     assert (result, found) == ("failure", f"{host.staging} can't be read: Permission denied")
 
@@ -610,16 +610,16 @@ def test_a_directory_that_cannot_be_read(host: Host) -> None:
 def test_a_file_system_that_is_read_only(host: Host) -> None:
     place = host.staging
     steps = f'mount --bind {place} {place} && mount -o remount,bind,ro {place} && exec "$@"'
-    account = Account(host, through=[*possible(NAMESPACE), "sh", "-c", steps, "sh"])
-    assert account["removal"] == ("failure", "the file system is mounted read-only")
+    report = Report(host, through=[*possible(NAMESPACE), "sh", "-c", steps, "sh"])
+    assert report["removal"] == ("failure", "the file system is mounted read-only")
 
 
 @on_sqlite
 def test_a_file_system_in_memory(host: Host) -> None:
     steps = f'mount -t tmpfs none {host.staging} && exec "$@"'
-    account = Account(host, through=[*possible(NAMESPACE), "sh", "-c", steps, "sh"])
-    assert account["file_system"] == ("ok", "tmpfs, local")
-    assert account["removal"][0] == "ok"
+    report = Report(host, through=[*possible(NAMESPACE), "sh", "-c", steps, "sh"])
+    assert report["file_system"] == ("ok", "tmpfs, local")
+    assert report["removal"][0] == "ok"
 
 
 @on_sqlite
@@ -630,10 +630,10 @@ def test_a_directory_with_a_flag(host: Host, flag: str) -> None:
     if subprocess.run(["chattr", f"+{flag}", host.staging], check=False).returncode:
         pytest.skip("needs a file system with such flags")
     try:
-        account = Account(host)
+        report = Report(host)
     finally:
         subprocess.run(["chattr", f"-{flag}", host.staging], check=True)
-    assert account["removal"] == ("failure", "the directory is immutable or append-only")
+    assert report["removal"] == ("failure", "the directory is immutable or append-only")
 
 
 @on_sqlite
@@ -641,22 +641,22 @@ def test_a_directory_with_a_flag(host: Host, flag: str) -> None:
 def test_no_inotify_left(host: Host, what: str) -> None:
     # the limit of the private name space, not the machine's
     steps = f'echo 0 > /proc/sys/user/max_inotify_{what} && exec "$@"'
-    account = Account(host, through=[*possible(NAMESPACE), "sh", "-c", steps, "sh"])
-    result, found = account["file_events"]
+    report = Report(host, through=[*possible(NAMESPACE), "sh", "-c", steps, "sh"])
+    result, found = report["file_events"]
     assert result == "warning" and "limit reached" in found
-    assert f"fs.inotify.max_user_{what}" in account.remedy("file_events")
+    assert f"fs.inotify.max_user_{what}" in report.remedy("file_events")
 
 
 @on_sqlite
 def test_a_misspelt_option(new_host: Callable[..., Host]) -> None:
     host = new_host(watcher="max_absent_removal = 3")
     insert(host)
-    account = Account(host)
-    assert "options" in account.bad
-    assert account["options"][1] == (
+    report = Report(host)
+    assert "options" in report.bad
+    assert report["options"][1] == (
         "[staging_watcher] max_absent_removal is no option, it has no effect"
     )
-    assert account.remedy("options").startswith("max_absent_removals may be meant")
+    assert report.remedy("options").startswith("max_absent_removals may be meant")
 
 
 @on_sqlite
@@ -682,16 +682,16 @@ def test_files_that_the_service_cannot_write(new_host: Callable[..., Host], tmp_
         os.chown(mine, 65534, -1)
     for path, good in cases:
         host = new_host(default=f"log_file = {path}", watcher=f"audit_log = {path}")
-        account = Account(host, through=command)
-        results = (account["log"][0], account["audit"][0])
+        report = Report(host, through=command)
+        results = (report["log"][0], report["audit"][0])
         assert results == (("ok", "ok") if good else ("failure", "failure")), path
     assert not list(directory.iterdir()) and not list(mine.iterdir())
 
 
 @on_sqlite
 def test_a_directory_for_logs(new_host: Callable[..., Host], tmp_path: Path) -> None:
-    account = Account(new_host(default=f"log_dir = {tmp_path}"))
-    assert account["log"] == ("ok", f"{tmp_path}/glance-staging-watcher.log can be written")
+    report = Report(new_host(default=f"log_dir = {tmp_path}"))
+    assert report["log"] == ("ok", f"{tmp_path}/glance-staging-watcher.log can be written")
     assert not list(tmp_path.glob("*.log"))
 
 
@@ -707,11 +707,11 @@ def test_a_port_for_metrics(new_host: Callable[..., Host]) -> None:
         port = server.getsockname()[1]
         host = new_host(watcher=f"metrics_port = {port}")
         Thread(target=hang_up, args=(server,), daemon=True).start()
-        account = Account(host)
-    assert account["metrics"][0] == "failure" and "in use" in account["metrics"][1]
-    assert Account(host)["metrics"] == ("ok", f"127.0.0.1 port {port} is free")
-    account = Account(new_host(watcher=f"metrics_port = {port}\nmetrics_host = 192.0.2.1"))
-    result, found = account["metrics"]
+        report = Report(host)
+    assert report["metrics"][0] == "failure" and "in use" in report["metrics"][1]
+    assert Report(host)["metrics"] == ("ok", f"127.0.0.1 port {port} is free")
+    report = Report(new_host(watcher=f"metrics_port = {port}\nmetrics_host = 192.0.2.1"))
+    result, found = report["metrics"]
     assert result == "failure" and found.endswith(": Cannot assign requested address")
 
 
@@ -749,7 +749,7 @@ def test_colour_at_a_terminal(host: Host) -> None:
 @on_sqlite
 def test_glances_own_log_file_is_left_alone(new_host: Callable[..., Host], tmp_path: Path) -> None:
     log = tmp_path / "api.log"
-    Account(new_host(default=f"log_file = {log}"))
+    Report(new_host(default=f"log_file = {log}"))
     assert not log.exists()
 
 

@@ -45,8 +45,14 @@ UNWANTED = {
     *("alembic", "eventlet", "glance", "glance_store", "greenlet", "hypothesis", "mypy"),
     *("oslo_db", "pytest", "_pytest", "sqlalchemy.orm", "tests"),
     # of metrics, which are off
-    *("http.server", "prometheus_client", "wsgiref", "watcher.metrics", "watcher.monitor"),
-    *("confluent_kafka", "watcher.kafka"),  # of another bus
+    *(
+        "http.server",
+        "prometheus_client",
+        "wsgiref",
+        "watcher.telemetry.metrics",
+        "watcher.telemetry.http",
+    ),
+    *("confluent_kafka", "watcher.triggers.kafka"),  # of another bus
 }
 
 # Python imports it at its start; then it waits without a wake-up, for who opens the FIFO.
@@ -467,7 +473,7 @@ def test_modules(
     """Eventlet, Glance and tools for tests aren't imported, though they can be."""
     program = start_listening(bus_host, notifier)
     modules = ask(program)[1]
-    assert {"watcher.notifications", "oslo_messaging", "sqlalchemy"} <= modules
+    assert {"watcher.triggers.listener", "oslo_messaging", "sqlalchemy"} <= modules
     assert not modules & UNWANTED
     assert len(modules) <= MODULES
 

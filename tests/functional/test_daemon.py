@@ -290,7 +290,7 @@ def test_the_broker_is_heard_of_after_the_log_was_set_up_anew(
     reload(program)
     broker.sync()
     broker.kill()
-    program.wait_for_line("ERROR watcher.notifications [-] Cannot receive notifications")
+    program.wait_for_line("ERROR watcher.triggers.listener [-] Cannot receive notifications")
     broker.start()
     program.wait_for_line("Notifications can be received again")
     assert not program.lines("ERROR oslo"), program.log
@@ -334,7 +334,7 @@ def test_a_report_into_a_directory(host: Host) -> None:
     program = host.start()
     send(program, signal.SIGUSR2)
     assert "No such file or directory" in program.wait_for_line(
-        "ERROR watcher.gmr [-] Cannot write the Guru Meditation Report"
+        "ERROR watcher.telemetry.report [-] Cannot write the Guru Meditation Report"
     )
     place.mkdir()
     send(program, signal.SIGUSR2)

@@ -4,12 +4,12 @@ import sys
 
 import pytest
 
-from watcher import demo
+from tools import demo
 
 
 def test_the_demo_ends_well_and_in_time() -> None:
     run = subprocess.run(
-        [sys.executable, "-m", "watcher.demo"],
+        [sys.executable, "tools/demo.py"],
         capture_output=True,
         text=True,
         timeout=30,
@@ -26,10 +26,11 @@ def test_the_demo_ends_well_and_in_time() -> None:
 @pytest.mark.parametrize("mistake", ["keeps residue", "removes live files"])
 def test_the_demo_finds_a_watcher_that_is_wrong(mistake: str) -> None:
     broken = (
-        "from watcher import demo, judge\n"
-        "from watcher.verdict import Verdict\n"
+        "from tools import demo\n"
+        "from watcher.reconcile import planner\n"
+        "from watcher.reconcile.verdict import Verdict\n"
         f"wrong = Verdict.{'KEEP' if mistake == 'keeps residue' else 'REMOVE'}\n"
-        "judge.verdict = lambda *args, **more: wrong\n"
+        "planner.verdict = lambda *args, **more: wrong\n"
         "demo.TIMEOUT = 0.5\n"
         "raise SystemExit(demo.main())\n"
     )
@@ -44,7 +45,7 @@ def test_the_demo_finds_a_watcher_that_is_wrong(mistake: str) -> None:
 
 @pytest.mark.parametrize("limit", ["max_inotify_instances", "max_inotify_watches"])
 def test_the_demo_says_in_one_line_that_it_cannot_watch(limit: str) -> None:
-    script = f"echo 0 >/proc/sys/user/{limit} && exec {sys.executable} -m watcher.demo"
+    script = f"echo 0 >/proc/sys/user/{limit} && exec {sys.executable} tools/demo.py"
     run = subprocess.run(
         ["unshare", "--user", "--map-root-user", "sh", "-c", script],  # a limit of its own
         capture_output=True,

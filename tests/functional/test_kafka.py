@@ -15,14 +15,14 @@ import pytest
 from tests.conftest import running
 from tests.functional.host import GlanceNotifier, Host, new_id
 from tests.functional.program import SECRET, Program
-from tests.functional.test_check import Account
+from tests.functional.test_check import Report
 from tests.services import Images
 from tests.services.kafka import GuardedTansu, MockKafka, Tansu
 from tests.services.ports import LOOPBACK, free_port
 
 TOPIC = "notifications.info"
 JUNK = (b"", b"\xff", b"[]", b'{"oslo.version": "2.0"}')
-LOST = "ERROR watcher.notifications"
+LOST = "ERROR watcher.triggers.listener"
 BACK = "Notifications can be received again"
 # librdkafka tells that all are away now before, now after it was refused by one of them
 AWAY = ("Connection refused", "no broker answers")
@@ -162,7 +162,7 @@ def test_a_dead_broker_and_a_virtual_host(new_host: NewHost, mock: MockKafka) ->
     listening(program, mock.url("cloud"))
     hears(host, mock.url("cloud"))
     assert not program.lines("ERROR")
-    assert Account(host)["topic"] == ("ok", f"topic {TOPIC}.cloud is there, partitions: 1")
+    assert Report(host)["topic"] == ("ok", f"topic {TOPIC}.cloud is there, partitions: 1")
 
 
 def test_topic_made_later(new_host: NewHost, mock: MockKafka) -> None:
@@ -202,14 +202,14 @@ def test_credentials_refused(new_host: NewHost) -> None:
         program = host.start()
         line = program.wait_for_line(LOST, PATIENCE)
         assert "authentication failed: broker responded with unknown-user" in line
-        result, found = Account(host)["broker"]
+        result, found = Report(host)["broker"]
         assert result == "failure" and found.endswith("responded with unknown-user")
 
 
 def test_check(new_host: NewHost, images: Images, mock: MockKafka) -> None:
     images.insert(new_id())
     host = new_host(transport_url=mock.url())
-    asked = Account(host)
+    asked = Report(host)
     assert asked["broker"] == ("ok", f"{mock.addresses}: 1 broker of Kafka let the watcher in")
     result, found = asked["topic"]
     assert result == "warning" and found.startswith(f"topic {TOPIC} doesn't exist")
@@ -217,7 +217,7 @@ def test_check(new_host: NewHost, images: Images, mock: MockKafka) -> None:
 
     mock.add_topic(TOPIC, partitions=2)
     group = f"watcher-{host.directory.name}"
-    asked = Account(host)
+    asked = Report(host)
     assert asked["topic"] == ("ok", f"topic {TOPIC} is there, partitions: 2")
     assert asked["messages"] == ("ok", f"group {group} has read nothing yet")
 
@@ -228,11 +228,11 @@ def test_check(new_host: NewHost, images: Images, mock: MockKafka) -> None:
     for _ in range(1001):
         producer.produce(TOPIC, b"{}", partition=0)
     assert producer.flush(PATIENCE) == 0
-    result, found = Account(host)["messages"]
+    result, found = Report(host)["messages"]
     assert result == "warning" and found.startswith(f"1,001 messages wait for group {group}")
 
     mock.down()
-    result, found = Account(host)["broker"]
+    result, found = Report(host)["broker"]
     assert result == "failure" and found.endswith("Connection refused")
 
 
@@ -247,7 +247,7 @@ def test_check(new_host: NewHost, images: Images, mock: MockKafka) -> None:
 )
 def test_check_of_what_cannot_be_used(new_host: NewHost, url: str, more: str, found: str) -> None:
     host = new_host(transport_url=url, more=f"[oslo_messaging_kafka]\n{more}")
-    result, text = Account(host)["broker"]
+    result, text = Report(host)["broker"]
     assert result == "failure" and found in text
 
 
@@ -268,4 +268,4 @@ def test_without_the_extra(new_host: NewHost, monkeypatch: pytest.MonkeyPatch) -
         assert program.wait() == 2
         (line,) = program.log.splitlines()
         assert line.endswith("for kafka:// install glance-staging-watcher[kafka]")
-        assert Account(host)["broker"][0] == "failure"
+        assert Report(host)["broker"][0] == "failure"

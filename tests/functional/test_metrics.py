@@ -140,7 +140,7 @@ def test_removals_are_counted_by_what_triggered_them(
     bytes_freed["recheck"] = disk_space(absent)
     host.wait_gone(absent)
 
-    wait_for(lambda: scrape(port)["files_total", "cleaned", "recheck"], 10, "the account")
+    wait_for(lambda: scrape(port)["files_total", "cleaned", "recheck"], 10, "the stats")
     found = scrape(port)
     for trigger, cleaned in {"sweep": 2, "notification": 2, "file_event": 1, "recheck": 1}.items():
         assert found["files_total", "cleaned", trigger] == cleaned, trigger

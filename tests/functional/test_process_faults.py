@@ -205,7 +205,7 @@ def stepped():
     return real() + ({step} if time.monotonic() - begun > 1.0 else 0)
 time.time = stepped
 import watcher.age
-watcher.age.AgeClock.__init__.__defaults__ = (stepped, time.monotonic)
+watcher.reconcile.age.AgeClock.__init__.__defaults__ = (stepped, time.monotonic)
 sys.exit(cli.main(sys.argv[1:]))
 """
 

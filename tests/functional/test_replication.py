@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import pytest
 
 from tests.functional.host import GlanceNotifier, Host, new_id
-from tests.functional.test_check import Account
+from tests.functional.test_check import Report
 from tests.functional.test_database_faults import (
     BEGAN,
     ENDED,
@@ -262,7 +262,7 @@ def test_a_node_that_is_killed(host: Host, pair: Galera) -> None:
 
 
 def test_check_of_the_database(host: Host, pair: Pair[Any]) -> None:
-    result, found = Account(host)["database"]
+    result, found = Report(host)["database"]
     if isinstance(pair, Galera):
         assert result == "ok" and ", a Galera node, answers" in found
     else:

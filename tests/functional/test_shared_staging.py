@@ -17,7 +17,7 @@ from tests.functional.host import GlanceNotifier, Host, new_id
 from tests.functional.program import Program
 from tests.services import Images, MariaDB, RabbitMQ, wait_for
 from tests.services.sshfs import Mount, Share, shared
-from watcher.mounts import NETWORK, mount_type
+from watcher.staging.mounts import NETWORK, mount_type
 
 HOSTS = 3
 TIMEOUT = 60.0  # seconds

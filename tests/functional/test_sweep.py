@@ -290,7 +290,7 @@ def test_progress_and_the_log_keep_apart(host: Host) -> None:
     terminal = sweep_at_terminal(host, columns=500)
     assert terminal.end() == 1
     log, bar, last, _ = terminal.lines
-    assert re.match(r"\d{4}-.* ERROR watcher.cleaner .*Failed to delete stale staging path", log)
+    assert re.match(r"\d{4}-.* ERROR watcher.+cleaner .*Failed to delete stale staging path", log)
     assert "1 of 1 files" in bar
     assert last == "Cleaned 0 stale staging files, 0 ignored (1 errors); 0 B gained"
 
@@ -327,7 +327,7 @@ def hang(*args, **options):
     while True:
         signal.pause()
 from watcher.cli import main
-from watcher.images import Images
+from watcher.database.images import Images
 """
 HANGING_REMOVAL = f"{HANGING}os.unlink = hang\nsys.exit(main())"
 HANGING_QUERY = f"{HANGING}Images.states = hang\nsys.exit(main())"

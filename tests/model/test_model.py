@@ -54,20 +54,20 @@ from tests.model.world import (
     BRAKE,
     GRACE,
     MAX_LAG,
-    Account,
     CountedCleaner,
     Entry,
     JudgedStaging,
     ModelEvents,
     ReplicaImages,
+    Stats,
     World,
 )
-from watcher import cleaner as cleaner_module
-from watcher import images as images_module
-from watcher.images import ImageState
-from watcher.reconciler import JITTER, LAG_JITTER, Reconciler
-from watcher.staging import Identity
-from watcher.verdict import FIRST_RECHECK
+from watcher.database import images as images_module
+from watcher.database.images import ImageState
+from watcher.reconcile import cleaner as cleaner_module
+from watcher.reconcile.reconciler import JITTER, LAG_JITTER, Reconciler
+from watcher.reconcile.verdict import FIRST_RECHECK
+from watcher.staging.directory import Identity
 from watcher.workqueue import Directory, File, Image, Key, Sweep, WorkQueue
 
 Meanwhile = Sequence[tuple[str | int, ...]]
@@ -119,12 +119,12 @@ class Model(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.world = World(Path(tempfile.mkdtemp(prefix="model-")))
-        self.account = Account()
+        self.stats = Stats()
         self.late: list[Key] = []
         self.numbers = itertools.count(1)
         self.away: dict[Path, set[str]] = {}
         self.images: ReplicaImages | None = None
-        LOGGER.addHandler(self.account)
+        LOGGER.addHandler(self.stats)
         self.restart()
 
     # What Glance does.
@@ -283,18 +283,18 @@ class Model(RuleBasedStateMachine):
         self.world.at_removals = self._things(at_removals)
         self.world.shown_deleted.clear()
         self.world.removals = 0
-        self.account.begin()
+        self.stats.begin()
         self.queue.put(Directory())
         self.reconciler._reconcile(self.queue.take())
         assert self.world.listing() == self.world.entries.keys()
         for path, left in self.away.items():
             assert set(os.listdir(path)) == left, "nothing goes from a directory moved away"
         if not self.world.stopping:
-            for found, counts in self.account.passes:
+            for found, counts in self.stats.passes:
                 assert sum(counts.values()) == found, f"{counts} of {found}"
-            assert self.world.fault or not self.account.unfinished
-        if not at_reads and not at_removals and len(self.account.passes) == 1:
-            assert self.account.passes[0][1]["cleaned"] == self.world.removals
+            assert self.world.fault or not self.stats.unfinished
+        if not at_reads and not at_removals and len(self.stats.passes) == 1:
+            assert self.stats.passes[0][1]["cleaned"] == self.world.removals
         if self.world.stopping:
             self.restart()
 
@@ -320,7 +320,7 @@ class Model(RuleBasedStateMachine):
             if sys.exc_info()[0] is None and self.world.entries:
                 self.faults_end()
         finally:
-            LOGGER.removeHandler(self.account)
+            LOGGER.removeHandler(self.stats)
             if self.images is not None:
                 self.images.close()
             self.world.close()

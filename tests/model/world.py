@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from watcher.age import AgeClock
-from watcher.cleaner import Cleaner, Outcome
-from watcher.events import FileEvents
-from watcher.images import DatabaseError, Images, ImageState
-from watcher.staging import Identity, Staging
+from watcher.database.images import Images, ImageState
+from watcher.errors import DatabaseError
+from watcher.reconcile.age import AgeClock
+from watcher.reconcile.cleaner import Cleaner, Outcome
+from watcher.staging.directory import Identity, Staging
+from watcher.triggers.directory_watch import DirectoryWatch
 from watcher.workqueue import WorkQueue
 
 GRACE = 60.0
@@ -229,7 +230,7 @@ class ModelClock(AgeClock):
         return super().age(os.stat_result((*status[:8], status.st_mtime, changed)))
 
 
-class ModelEvents(FileEvents):
+class ModelEvents(DirectoryWatch):
     """What is watched; the model puts the events on the queue itself, or doesn't."""
 
     def __init__(self, world: World, queue: WorkQueue) -> None:
@@ -255,7 +256,7 @@ class ModelEvents(FileEvents):
         self._followed, self.waiting = None, not self._world.deaf
 
 
-class Account(logging.Handler):
+class Stats(logging.Handler):
     """Reads the cleaner's lines as operators do: what each pass found, and what came of it."""
 
     def __init__(self) -> None:

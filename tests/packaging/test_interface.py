@@ -15,7 +15,7 @@ from watcher.cli import COMMANDS
 
 Shell = Callable[..., set[str]]
 
-MAN_PAGES = sorted((SOURCE / "man").glob("*.8"))
+MAN_PAGES = sorted((SOURCE / "docs/man").glob("*.8"))
 SERVICE = ""
 EACH_COMMAND = pytest.mark.parametrize("command", [SERVICE, *COMMANDS])
 
@@ -59,7 +59,7 @@ def test_a_man_page_renders(path: Path) -> None:
 
 @EACH_COMMAND
 def test_the_man_page_has_each_command_and_option(command: str) -> None:
-    text = page(SOURCE / "man/glance-staging-watcher.8")
+    text = page(SOURCE / "docs/man/glance-staging-watcher.8")
     described = set(re.findall(r"--?[a-zA-Z][\w-]*", text.partition("\nOPTIONS")[2]))
     assert options_of(command) <= described
     assert f"glance-staging-watcher {command}".strip() in text
@@ -72,7 +72,7 @@ def test_the_man_page_of_the_upgrade_check_has_its_option() -> None:
     usage = [str(program), "upgrade", "check", "--help"]
     said = subprocess.run(usage, capture_output=True, text=True, check=True).stdout
     assert "upgrade check [--json] [option]..." in said.splitlines()[0]
-    text = page(SOURCE / "man/glance-staging-watcher-status.8")
+    text = page(SOURCE / "docs/man/glance-staging-watcher-status.8")
     assert "upgrade check [--json] [option ...]" in text
 
 

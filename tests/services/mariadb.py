@@ -14,7 +14,7 @@ class MariaDB(Database):
     :param options: more options of mariadbd
     """
 
-    account = "mysql"
+    stats = "mysql"
     driver = "mysql+pymysql"
     maintenance = "mysql"
 

@@ -23,8 +23,8 @@ class Server(ABC):
     same after every start, whether the server was stopped or killed before.
     """
 
-    account: str | None = None
-    """The system account which runs the server when we are root."""
+    stats: str | None = None
+    """The system stats which runs the server when we are root."""
 
     stop_signal = signal.SIGTERM
     """The signal which asks the server for an orderly end."""
@@ -125,8 +125,8 @@ class Server(ABC):
     def _prepare(self) -> None:
         """Create the data directory before the first start."""
         self.data.mkdir(mode=0o700)
-        if self.account and os.geteuid() == 0:
-            shutil.chown(self.data, self.account, self.account)
+        if self.stats and os.geteuid() == 0:
+            shutil.chown(self.data, self.stats, self.stats)
 
     @abstractmethod
     def _command(self) -> list[str]:
@@ -162,13 +162,13 @@ class Server(ABC):
         return result.stdout
 
     def _as_account(self, command: list[str]) -> list[str]:
-        if not self.account or os.geteuid() != 0:
+        if not self.stats or os.geteuid() != 0:
             return command
         # The capability is for root's temporary directories, which are closed to others.
         return [
             "setpriv",
-            f"--reuid={self.account}",
-            f"--regid={self.account}",
+            f"--reuid={self.stats}",
+            f"--regid={self.stats}",
             "--clear-groups",
             "--inh-caps=+dac_override",
             "--ambient-caps=+dac_override",

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from simulation import costs
-from simulation.cloud import Figures, Scenario, simulate
-from simulation.host import GRACE
+from benchmarks.simulation import costs
+from benchmarks.simulation.cloud import Figures, Scenario, simulate
+from benchmarks.simulation.host import GRACE
 
 # each deletion has a file on some host, which only its notification or a sweep tells of
 PLAIN = Scenario(

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 import pytest
 from oslo_config import cfg
 
-from simulation import costs
+from benchmarks.simulation import costs
 from tests.functional.host import GlanceNotifier
 from tests.services import RabbitMQ
 from tests.services.waiting import wait_for
-from watcher.bus import messaging
+from watcher.triggers.transport import messaging
 
 COUNT = 200
 TIMEOUT = 60.0

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from watcher import age as age_module
-from watcher.age import AgeClock, Sightings
+from watcher.reconcile import age as age_module
+from watcher.reconcile.age import AgeClock, Sightings
 
 
 class FakeTime:

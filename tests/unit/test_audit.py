@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from watcher.account import Removal, Trigger
-from watcher.audit import AuditLog
-from watcher.conf import ConfigError
-from watcher.images import ImageState
+from watcher.database.images import ImageState
+from watcher.errors import ConfigError
+from watcher.stats import Removal, Trigger
+from watcher.telemetry.audit import AuditLog
 
 IMAGE = "8aa29f1a-df65-415d-993e-a9e25853feb8"
 

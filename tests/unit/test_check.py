@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-from watcher import check
 from watcher.checks import broker as check_broker
 from watcher.checks import database as check_database
 from watcher.checks import directory as check_directory
@@ -19,8 +18,9 @@ from watcher.checks.database import MOST, Privileges, Server, may_write
 from watcher.checks.directory import Access
 from watcher.checks.queue import Declared, Difference
 from watcher.checks.result import Check, Result
-from watcher.notifications import why_not_connected
-from watcher.upgradecheck import summary
+from watcher.cli import check
+from watcher.cli.upgrade import summary
+from watcher.triggers.listener import why_not_connected
 
 OK, WARNING, FAILURE = Result.OK, Result.WARNING, Result.FAILURE
 

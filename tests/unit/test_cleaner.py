@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from tests.services import Images as GlanceImages
-from watcher import cleaner as cleaner_module
-from watcher import staging as staging_module
-from watcher.account import Removal, Trigger
-from watcher.cleaner import Cleaner, Outcome
-from watcher.images import DatabaseError, Images, ImageState
-from watcher.staging import FileChangedError, Staging
-from watcher.verdict import Verdict
+from watcher.database.images import Images, ImageState
+from watcher.errors import DatabaseError
+from watcher.reconcile import cleaner as cleaner_module
+from watcher.reconcile.cleaner import Cleaner, Outcome
+from watcher.reconcile.verdict import Verdict
+from watcher.staging import directory as staging_module
+from watcher.staging.directory import FileChangedError, Staging
+from watcher.stats import Removal, Trigger
 
 
 def new_id() -> str:
@@ -301,7 +302,7 @@ def test_what_others_removed_is_cleaned_but_no_removal_of_ours(host: Host, delet
     with host.staging:
         outcome = cleaner.clean(told(*gone, ours), Trigger.FILE_EVENT)
     assert counts(outcome) == (4, 0, 0)
-    tally = cleaner.account.tallies[Trigger.FILE_EVENT]
+    tally = cleaner.stats.tallies[Trigger.FILE_EVENT]
     assert outcome.removed == tally.removed == 1
     assert [removal.image_id for removal in removals] == [ours]
     assert removals[0].size > 0
@@ -316,7 +317,7 @@ def test_the_brake_on_absent_images(host: Host, caplog: pytest.LogCaptureFixture
     with host.staging:
         assert counts(cleaner.sweep()) == (3, 3, 0)
         assert cleaner.braked
-        assert cleaner.account.brakes == 1
+        assert cleaner.stats.brakes == 1
         assert deleted not in host.left
         assert counts(cleaner.clean(told(*sorted(host.left)), Trigger.FILE_EVENT)) == (0, 3, 0), (
             "no more till next sweep"

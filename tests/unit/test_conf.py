@@ -5,7 +5,7 @@ import pytest
 from oslo_config import cfg, generator
 
 from watcher import conf
-from watcher.conf import ConfigError
+from watcher.errors import ConfigError
 
 
 def load(directory: Path, text: str) -> cfg.ConfigOpts:

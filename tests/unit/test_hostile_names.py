@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.services import Images as GlanceImages
-from watcher.account import Trigger
-from watcher.cleaner import Cleaner
-from watcher.images import Images
-from watcher.staging import Staging
+from watcher.database.images import Images
+from watcher.reconcile.cleaner import Cleaner
+from watcher.staging.directory import Staging
+from watcher.stats import Trigger
 
 LIVE = "11111111-aaaa-4aaa-8aaa-aaaaaaaaaaaa"
 DEAD = "22222222-bbbb-4bbb-8bbb-bbbbbbbbbbbb"

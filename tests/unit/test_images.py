@@ -13,12 +13,12 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from tests.services import Images as GlanceImages
-from watcher import databaseurl
-from watcher import images as images_module
-from watcher.conf import ConfigError
-from watcher.databaseurl import connect_args, usable_url
-from watcher.freshness import REPLICA
-from watcher.images import DatabaseError, Images, ImageState
+from watcher.database import images as images_module
+from watcher.database import url as databaseurl
+from watcher.database.images import Images, ImageState
+from watcher.database.replication import REPLICA
+from watcher.database.url import connect_args, usable_url
+from watcher.errors import ConfigError, DatabaseError
 
 LIVE, DELETED, ABSENT = ImageState.LIVE, ImageState.DELETED, ImageState.ABSENT
 UNKNOWN = ImageState.UNKNOWN

@@ -12,12 +12,12 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from tests.services.kafka import MockKafka
 from watcher import conf as configuration
-from watcher import kafka
-from watcher.account import Account
 from watcher.checks import kafka as check_kafka
 from watcher.checks.queue import MANY
 from watcher.checks.result import Result
-from watcher.notifications import Notifications
+from watcher.stats import Stats
+from watcher.triggers import kafka
+from watcher.triggers.listener import NotificationListener
 from watcher.workqueue import WorkQueue
 
 from oslo_messaging._drivers import impl_kafka  # isort: skip - after watcher.kafka
@@ -128,7 +128,7 @@ def test_nobody_waits_for_commits(
         f"[DEFAULT]\ntransport_url = kafka://127.0.0.1:1/\n[oslo_messaging_kafka]\n{options}\n"
     )
     conf = configuration.load(["--config-file", str(file)])
-    Notifications(conf, WorkQueue(), Account())
+    NotificationListener(conf, WorkQueue(), Stats())
     assert conf.oslo_messaging_kafka.enable_auto_commit is expected
 
 

@@ -5,11 +5,11 @@ from typing import cast
 
 import pytest
 
-from watcher.cleaner import Cleaner
-from watcher.judge import Decision
-from watcher.listing import list_findings
-from watcher.staging import Staging
-from watcher.verdict import Verdict
+from watcher.cli.listing import list_findings
+from watcher.reconcile.cleaner import Cleaner
+from watcher.reconcile.planner import Decision
+from watcher.reconcile.verdict import Verdict
+from watcher.staging.directory import Staging
 
 FILES = 2500
 

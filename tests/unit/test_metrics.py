@@ -7,8 +7,8 @@ from prometheus_client import generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from watcher.account import LAG_BUCKETS, Account, Tally, Trigger
-from watcher.metrics import PREFIX, Metrics, new_registry
+from watcher.stats import LAG_BUCKETS, Stats, Tally, Trigger
+from watcher.telemetry.metrics import PREFIX, Metrics, new_registry
 from watcher.workqueue import Image, Sweep, WorkQueue
 
 # Prometheus, "Metric and label naming"
@@ -16,9 +16,9 @@ BASE_UNITS = {"seconds", "bytes"}
 OTHER_UNITS = {"milliseconds", "ms", "minutes", "hours", "kilobytes", "kb", "mb", "gb", "percent"}
 
 
-def families(account: Account, queue: WorkQueue | None = None) -> list[Metric]:
+def families(stats: Stats, queue: WorkQueue | None = None) -> list[Metric]:
     metrics = Metrics(
-        account,
+        stats,
         queue or WorkQueue(),
         conditions=lambda: {"database": "host s can't be reached", "directory": None},
         sweep_interval=lambda: 600,
@@ -38,9 +38,9 @@ def value(found: list[Metric], name: str, **labels: str) -> float | None:
 
 
 @pytest.fixture
-def account() -> Account:
+def stats() -> Stats:
     """With another number everywhere."""
-    made = Account()
+    made = Stats()
     for number, tally in enumerate(made.tallies.values()):
         tally.add(Tally(10 * number + 1, 10 * number + 2, 10 * number + 3, 10 * number + 4))
     made.swept(0.25, Tally(5, 6, 7, 8))
@@ -50,18 +50,18 @@ def account() -> Account:
     return made
 
 
-def test_each_number_has_its_place(account: Account) -> None:
+def test_each_number_has_its_place(stats: Stats) -> None:
     queue = WorkQueue()
     queue.put(Sweep(), delay=60)
     queue.put(Image("y"), delay=60)
     queue.put(Image("x"))
-    found = families(account, queue)
+    found = families(stats, queue)
     for number, trigger in enumerate(Trigger):
         for place, result in enumerate(("cleaned", "ignored", "error"), start=1):
             labels = {"trigger": trigger.value, "result": result}
             assert value(found, "files_total", **labels) == 10 * number + place
         assert value(found, "freed_bytes_total", trigger=trigger.value) == 10 * number + 4
-    last = account.last_sweep
+    last = stats.last_sweep
     assert last is not None
     for name, expected in {
         "sweeps_total": 1,
@@ -81,8 +81,8 @@ def test_each_number_has_its_place(account: Account) -> None:
     assert value(found, "condition", part="directory") == 1
 
 
-def test_the_lag_is_a_histogram(account: Account) -> None:
-    found = families(account)
+def test_the_lag_is_a_histogram(stats: Stats) -> None:
+    found = families(stats)
     bucket = "notification_lag_seconds_bucket"
     within = {bound: value(found, bucket, le=str(bound)) for bound in LAG_BUCKETS}
     assert within[0.001] == 3, "a bound belongs to its bucket, a clock that is ahead to the first"
@@ -94,7 +94,7 @@ def test_the_lag_is_a_histogram(account: Account) -> None:
 
 def test_before_anything_has_happened() -> None:
     """Counters are there with 0, lest their first increase be missed; no sweep is made up."""
-    found = families(Account())
+    found = families(Stats())
     assert value(found, "files_total", trigger="sweep", result="error") == 0
     assert value(found, "brakes_total") == 0 == value(found, "sweeps_total")
     assert value(found, "notification_lag_seconds_count") == 0
@@ -105,8 +105,8 @@ def ours(found: list[Metric]) -> Iterator[Metric]:
     return (family for family in found if not family.name.startswith("process_"))
 
 
-def test_names_follow_the_conventions(account: Account) -> None:
-    found = families(account)
+def test_names_follow_the_conventions(stats: Stats) -> None:
+    found = families(stats)
     assert {"process_cpu_seconds", "process_resident_memory_bytes"} <= {f.name for f in found}
     for family in ours(found):
         assert re.fullmatch(PREFIX + "[a-z]+(_[a-z]+)*", family.name), family.name

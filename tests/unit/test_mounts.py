@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from watcher import mounts
-from watcher.mounts import mount_type, network_type
+from watcher.staging import mounts
+from watcher.staging.mounts import mount_type, network_type
 
 
 def test_the_type_is_that_of_the_mount(tmp_path: Path) -> None:

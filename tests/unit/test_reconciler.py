@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.unit.delays import DelaysQueue
-from watcher import staging as staging_module
-from watcher.account import Trigger
-from watcher.cleaner import FILES_PER_STEP, Cleaner
 from watcher.conf import Limits
-from watcher.events import FileEvents
-from watcher.images import Images, ImageState
-from watcher.reconciler import Reconciler
-from watcher.staging import Staging
+from watcher.database.images import Images, ImageState
+from watcher.reconcile.cleaner import FILES_PER_STEP, Cleaner
+from watcher.reconcile.reconciler import Reconciler
+from watcher.staging import directory as staging_module
+from watcher.staging.directory import Staging
+from watcher.stats import Trigger
+from watcher.triggers.directory_watch import DirectoryWatch
 from watcher.workqueue import Directory, File, Image, Key, Sweep, Waiting, WorkQueue
 
 COUNT = 2 * FILES_PER_STEP + 1  # three steps
@@ -50,7 +50,7 @@ class World:
             Staging(str(self.staging)),
             Images(f"sqlite:///{directory}/glance.sqlite"),
         )
-        self.events = FileEvents(WorkQueue())
+        self.events = DirectoryWatch(WorkQueue())
         self.reconciler = Reconciler(
             queue=self.queue,
             staging=staging,
@@ -244,12 +244,12 @@ def test_a_file_of_an_unknown_image_is_looked_at_soon_after_its_grace_but_not_be
 
 
 def test_the_sweep_after_a_reconnect_is_a_sweep(lagging: World) -> None:
-    before = lagging.reconciler._account.sweeps
+    before = lagging.reconciler._stats.sweeps
     lagging.stage(deleted=True)
     lagging.queue.put(Sweep(2))
     lagging.step()
     assert lagging.removed == 1
-    assert lagging.reconciler._account.sweeps == before + 1
+    assert lagging.reconciler._stats.sweeps == before + 1
 
 
 def test_tries_go_on_counting_when_the_broker_comes_back_meanwhile(lagging: World) -> None:
@@ -278,7 +278,7 @@ def test_without_a_directory_the_database_is_asked_all_the_same(
         world.step()
         assert "unable to open database file" in world.causes()["database"]
         assert world.queue.delayed == 2, "tries again, and looks for the directory"
-    assert world.reconciler._account.sweeps == 0
+    assert world.reconciler._stats.sweeps == 0
     world.mend_database()
     world.queue.put(Sweep())
     world.step()
@@ -470,7 +470,7 @@ def test_what_others_removed_is_not_in_that_line(
 
     monkeypatch.setattr(os, "unlink", slower)
     world.reconciler.run()
-    assert world.reconciler._account.tallies[Trigger.SWEEP].cleaned == 2
+    assert world.reconciler._stats.tallies[Trigger.SWEEP].cleaned == 2
     assert "Removed 1 stale staging files, 0.0 MiB, since the sweep before" in caplog.messages
 
 

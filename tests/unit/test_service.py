@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from watcher import conf, gmr, logs
+from watcher import conf, logs
 from watcher.service import Service
+from watcher.telemetry import report as gmr
 
 IMAGE = "8aa29f1a-df65-415d-993e-a9e25853feb8"
 

@@ -11,8 +11,9 @@ from typing import cast
 
 import pytest
 
-from watcher import staging as staging_module
-from watcher.staging import FileChangedError, NameIndex, Staging, canonical_id, image_id
+from watcher.staging import directory as staging_module
+from watcher.staging.directory import FileChangedError, Staging
+from watcher.staging.names import NameIndex, canonical_id, image_id
 
 ID = "7f1d2c0a-5b1e-4f7e-9a67-3c5d1b2e4f60"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from watcher.account import Account, Tally
-from watcher.systemd import Manager, status_text
+from watcher.stats import Stats, Tally
+from watcher.telemetry.systemd import Manager, status_text
 
 
 class Listener:
@@ -145,18 +145,18 @@ def test_without_systemd() -> None:
     manager.stopping()
 
 
-def swept() -> Account:
-    account = Account()
-    account.swept(0.123, Tally(cleaned=3, ignored=120))
-    return account
+def swept() -> Stats:
+    stats = Stats()
+    stats.swept(0.123, Tally(cleaned=3, ignored=120))
+    return stats
 
 
 @pytest.mark.parametrize(
-    ("account", "conditions", "text"),
+    ("stats", "conditions", "text"),
     [
-        (Account(), {"database": None, "directory": None}, "No sweep yet; notifications off"),
+        (Stats(), {"database": None, "directory": None}, "No sweep yet; notifications off"),
         (
-            Account(),
+            Stats(),
             {"database": "down", "notifications": "not connected yet"},
             "No sweep yet; notifications: not connected yet; database: down",
         ),
@@ -174,5 +174,5 @@ def swept() -> Account:
         ),
     ],
 )
-def test_status_text(account: Account, conditions: dict[str, str | None], text: str) -> None:
-    assert status_text(account, conditions) == text
+def test_status_text(stats: Stats, conditions: dict[str, str | None], text: str) -> None:
+    assert status_text(stats, conditions) == text

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watcher.table import human_age, human_size, printable
+from watcher.cli.table import human_age, human_size, printable
 
 
 @pytest.mark.parametrize(

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `watcher.check` looks at, a part in each module."""
+"""What `watcher.cli.check` looks at, a part in each module."""

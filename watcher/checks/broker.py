@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 from amqp.exceptions import AccessRefused, AMQPError, NotFound, PreconditionFailed
 from oslo_config import cfg
 
-from watcher.bus import messaging
 from watcher.checks.queue import Declared, difference, exchange, queue, waiting
 from watcher.checks.result import Check, Result
-from watcher.conf import GROUP, ConfigError
-from watcher.driverlog import DriverLog, cause_of
-from watcher.notifications import is_kafka, new_transport, why_not_connected
+from watcher.conf import GROUP
+from watcher.errors import ConfigError
+from watcher.triggers.connection_log import DriverLog, cause_of
+from watcher.triggers.listener import is_kafka, new_transport, why_not_connected
+from watcher.triggers.transport import messaging
 
 from oslo_messaging._drivers import common, impl_rabbit  # isort: skip - after watcher.bus
 

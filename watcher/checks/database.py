@@ -10,9 +10,10 @@ from oslo_config import cfg
 from sqlalchemy.engine import make_url
 
 from watcher.checks.result import Check, Result
-from watcher.conf import ConfigError, database_url
-from watcher.freshness import REPLICA, causal
-from watcher.images import DatabaseError, Images
+from watcher.conf import database_url
+from watcher.database.images import Images
+from watcher.database.replication import REPLICA, causal
+from watcher.errors import ConfigError, DatabaseError
 
 MOST = 10_000  # rows that are counted; a large table would take minutes
 

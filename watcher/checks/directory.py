@@ -17,10 +17,11 @@ from typing import NamedTuple
 from oslo_config import cfg
 
 from watcher.checks.result import Check, Result
-from watcher.conf import ConfigError, staging_path
-from watcher.events import FileEvents
-from watcher.mounts import NETWORK, mount_type
-from watcher.staging import Staging
+from watcher.conf import staging_path
+from watcher.errors import ConfigError
+from watcher.staging.directory import Staging
+from watcher.staging.mounts import NETWORK, mount_type
+from watcher.triggers.directory_watch import DirectoryWatch
 from watcher.workqueue import WorkQueue
 
 INOTIFY = Path("/proc/sys/fs/inotify")
@@ -212,7 +213,7 @@ def _is_frozen(descriptor: int) -> bool:
 
 
 def _try_to_watch(staging: Staging) -> OSError | None:
-    events = FileEvents(WorkQueue())
+    events = DirectoryWatch(WorkQueue())
     try:
         events.follow(staging)
     except OSError as error:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from oslo_config import cfg
 
 from watcher.checks.result import Check, Result
-from watcher.conf import GROUP, ConfigError, watcher_opts
-from watcher.notifications import EVENT_TYPE, new_transport, why_not_sent
+from watcher.conf import GROUP, watcher_opts
+from watcher.errors import ConfigError
+from watcher.triggers.listener import EVENT_TYPE, new_transport, why_not_sent
 
 
 def configuration(conf: cfg.ConfigOpts) -> Iterator[Check]:

@@ -11,7 +11,7 @@ from oslo_config import cfg
 from watcher.checks.queue import MANY
 from watcher.checks.result import Check, Result
 from watcher.conf import GROUP
-from watcher.kafka import cause_of, topics_of
+from watcher.triggers.kafka import cause_of, topics_of
 
 from oslo_messaging._drivers import impl_kafka  # isort: skip - after watcher.kafka
 

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+import io
+import logging
+
+import pytest
+from oslo_config import cfg
+from oslo_log import formatters, log
+
+from watcher.backoff import backoff
+from watcher.conditions import Condition
+
+
+def test_one_line_when_it_begins_and_one_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    fault = Condition(log.getLogger("watcher.test"), "Lost: %s", "Back")
+    assert not fault.active and not fault.end()
+    for cause in ("refused", "refused", "timed out", "refused"):
+        fault.begin(cause)
+    assert fault.active
+    assert fault.end() and not fault.end()
+    fault.begin("refused")
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("ERROR", "Lost: refused"),
+        ("ERROR", "Lost: timed out"),
+        ("INFO", "Back"),
+        ("ERROR", "Lost: refused"),
+    ]
+
+
+def test_nothing_is_told_of_one_that_is_forgotten(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    fault = Condition(log.getLogger("watcher.test"), "Lost: %s", "Back")
+    assert not fault.forget()
+    fault.begin("refused")
+    assert fault.forget() and not fault.active and not fault.end()
+    assert [record.getMessage() for record in caplog.records] == ["Lost: refused"]
+
+
+@pytest.mark.parametrize(
+    ("attempt", "longest"), [(1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (10**6, 60)]
+)
+def test_backoff_doubles_up_to_a_minute_with_jitter(attempt: int, longest: float) -> None:
+    delays = {backoff(attempt) for _ in range(50)}
+    assert all(longest / 2 <= delay <= longest for delay in delays)
+    assert len(delays) > 1
+
+
+def test_an_exception_in_hand_is_not_told_a_second_time() -> None:
+    said = io.StringIO()
+    handler = logging.StreamHandler(said)
+    conf = cfg.ConfigOpts()
+    log.register_options(conf)
+    conf([])
+    handler.setFormatter(formatters.ContextFormatter(config=conf))
+    logger = logging.getLogger("watcher.test")
+    logger.addHandler(handler)
+    try:
+        raise OSError("refused")
+    except OSError as error:
+        Condition(log.getLogger("watcher.test"), "Lost: %s", "Back").begin(str(error))
+    finally:
+        logger.removeHandler(handler)
+    assert said.getvalue().endswith("Lost: refused\n")

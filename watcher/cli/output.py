@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What commands write to stdout: lines for people, and JSON lines for programs.
+
+The JSON is an interface: docs/formats.md has its fields.
+"""
+
+import base64
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TypeVar
+
+from watcher.cli.inventory import Finding, Totals
+from watcher.errors import ConfigError
+from watcher.reconcile.planner import Decision
+from watcher.stats import Removal
+
+VERSION = 1  # of the JSON; it is raised when a field is renamed, goes, or means something else
+
+K = TypeVar("K")
+
+
+def say(text: str) -> None:
+    """Write a line, or several.
+
+    :raises ConfigError: stdout can't be written to
+    """
+    try:
+        sys.stdout.write(text + "\n")
+    except OSError as error:
+        raise _unwritable(error) from None
+
+
+def flush() -> None:
+    """Write what waits in the buffer.
+
+    :raises ConfigError: stdout can't be written to
+    """
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        raise _unwritable(error) from None
+
+
+def _unwritable(error: OSError) -> ConfigError:
+    # The interpreter would try it once more at its end, and say so at length.
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+    return ConfigError(f"Cannot write to stdout: {error.strerror}")
+
+
+def painted(words: Mapping[K, str], colours: Mapping[K, str]) -> dict[K, str]:
+    """The words, in colours where there are some: at a terminal, unless NO_COLOR is set."""
+    if not sys.stdout.isatty():
+        return dict(words)
+    from rich.console import Console  # noqa: PLC0415 - only at a terminal
+    from rich.text import Text  # noqa: PLC0415
+
+    console = Console()
+    made = {}
+    for key, word in words.items():
+        with console.capture() as captured:
+            console.print(Text(word, colours.get(key, "")), end="")
+        made[key] = captured.get()
+    return made
+
+
+def say_json(kind: str, fields: dict[str, object]) -> None:
+    """Write an object as one line of JSON.
+
+    :raises ConfigError: stdout can't be written to
+    """
+    say(json.dumps({"version": VERSION, "kind": kind, **fields}))
+
+
+def name_fields(name: str) -> dict[str, object]:
+    """A file's name, which is text and, if it isn't UTF-8, bytes too: not all that reads JSON
+    bears with half a character."""
+    raw = os.fsencode(name)
+    text = raw.decode("utf-8", "replace")
+    exact = text.encode() == raw
+    return {"name": text, "name_b64": None if exact else base64.b64encode(raw).decode()}
+
+
+def finding_fields(finding: Finding) -> dict[str, object]:
+    """Fields of a file."""
+    return {
+        **name_fields(finding.name),
+        "image_id": finding.image_id,
+        "image_state": finding.state.value if finding.state else None,
+        "verdict": finding.verdict,
+        "reason": finding.reason,
+        "size": finding.size,
+        "age": None if finding.age is None else round(finding.age, 3),
+    }
+
+
+def removed_fields(removal: Removal) -> dict[str, object]:
+    """Fields of a file that was removed."""
+    return {
+        **name_fields(os.path.basename(removal.path)),
+        "image_id": removal.image_id,
+        "image_state": removal.state.value,
+        "size": removal.size,
+    }
+
+
+def failed_fields(decision: Decision, error: OSError) -> dict[str, object]:
+    """Fields of a file that could not be removed."""
+    return {
+        **name_fields(decision.name),
+        "image_id": decision.image_id,
+        "image_state": decision.state.value if decision.state else None,
+        "error": error.strerror or str(error),
+    }
+
+
+def totals_fields(totals: Totals) -> dict[str, object]:
+    """Fields of sums by verdict."""
+    return {verdict: asdict(count) for verdict, count in totals.by_verdict.items()}

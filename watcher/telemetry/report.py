@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Guru Meditation Report: what the process is about at this moment.
+
+oslo.reports makes it, from its own sections and one of ours; its class that puts them together
+would print the global configuration, which is not ours.
+"""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from oslo_config import cfg
+from oslo_log import log
+from oslo_reports import opts
+from oslo_reports.generators.conf import ConfigReportGenerator
+from oslo_reports.generators.process import ProcessReportGenerator
+from oslo_reports.generators.threading import ThreadReportGenerator
+from oslo_reports.generators.version import PackageReportGenerator
+from oslo_reports.models.with_default_views import ModelWithDefaultViews
+from oslo_reports.report import TextReport
+from oslo_reports.views.text.generic import KeyValueView
+
+from watcher.conf import DISTRIBUTION
+from watcher.stats import Stats, Tally
+from watcher.workqueue import WorkQueue
+
+LOG = log.getLogger(__name__)
+
+Model = Callable[[], Any]
+
+
+class _Package:
+    """What oslo.reports asks of a version object."""
+
+    def __init__(self, conf: cfg.ConfigOpts) -> None:
+        self.product_string = lambda: DISTRIBUTION
+        self.version_string_with_package = lambda: conf.version
+
+
+def write(conf: cfg.ConfigOpts, watcher: Mapping[str, Any]) -> None:
+    """Write a report to stderr, or to a file in ``[oslo_reports] log_dir``.
+
+    :param watcher: our own section, nested names and values
+    """
+    opts.set_defaults(conf)
+    text = make(conf, watcher)
+    directory = conf.oslo_reports.log_dir
+    if not directory:
+        with contextlib.suppress(OSError):  # a pipe whose reader is gone
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
+        return
+    moment = time.strftime("%Y%m%d%H%M%S", time.gmtime())
+    path = os.path.join(directory, f"{DISTRIBUTION}_gurumeditation_{moment}")
+    cause = None
+    try:
+        with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text + "\n")
+    except OSError as error:
+        cause = error.strerror
+    if cause is None:
+        LOG.info("Guru Meditation Report written to %s", path)
+    else:
+        LOG.error("Cannot write the Guru Meditation Report to %s: %s", path, cause)
+
+
+def make(conf: cfg.ConfigOpts, watcher: Mapping[str, Any]) -> str:
+    """The report; options that are secrets are masked in it."""
+    report = TextReport("Guru Meditation")
+    sections: dict[str, Model] = {
+        "Package": PackageReportGenerator(_Package(conf)),
+        "Watcher": lambda: ModelWithDefaultViews(watcher, text_view=KeyValueView(dict_sep=":")),
+        "Threads": ThreadReportGenerator(),
+        "Processes": ProcessReportGenerator(),
+        "Configuration": ConfigReportGenerator(conf),
+    }
+    for title, model in sections.items():
+        report.add_section(title, _or_reason(model))
+    return report.run()
+
+
+def _or_reason(model: Model) -> Model:
+    """The model, or why it can't be had: the other sections must not miss for it."""
+
+    def generate() -> Any:
+        try:
+            return model()
+        except Exception as error:  # noqa: BLE001 - whatever psutil or a value that is wrong raise
+            return f"can't be had: {type(error).__name__}"
+
+    return generate
+
+
+def watcher_section(
+    stats: Stats, queue: WorkQueue, conditions: Mapping[str, str | None]
+) -> dict[str, Any]:
+    """Our own section: the queue, the state of each part, the counts.
+
+    :param conditions: causes of faults by part; None: in order
+    """
+    last = stats.last_sweep
+    return {
+        "queue": {"due": queue.depth - queue.delayed, "delayed": queue.delayed},
+        "conditions": {part: cause or "in order" for part, cause in conditions.items()},
+        "last sweep": "none"
+        if last is None
+        else {
+            "ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(last.ended)),
+            "seconds": f"{last.duration:.3f}",
+            "files": _counts(last.tally),
+        },
+        "since start": {
+            "sweeps": stats.sweeps,
+            "notifications": stats.notifications,
+            "rechecks": stats.rechecks,
+            "brakes": stats.brakes,
+            "files": {trigger.value: _counts(tally) for trigger, tally in stats.tallies.items()},
+        },
+    }
+
+
+def _counts(tally: Tally) -> str:
+    return (
+        f"{tally.cleaned} cleaned ({tally.size} bytes), {tally.ignored} ignored, "
+        f"{tally.error} errors"
+    )
