@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The service: wires triggers, queue and cleaner, and starts and stops them in order."""
+"""The service: wires triggers, queue and reconciler, and starts and stops them in that order."""
 
 import contextlib
 import faulthandler
@@ -8,22 +8,23 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 
 from oslo_config import cfg
 from oslo_log import log
 
-from watcher import backoff as jitter
 from watcher import conf as configuration
 from watcher import logs
+from watcher.backoff import backoff
+from watcher.conditions import Condition
 from watcher.conf import GROUP, database_url, staging_path
 from watcher.database.images import Images
 from watcher.errors import ConfigError
-from watcher.reconcile.cleaner import Cleaner
-from watcher.reconcile.planner import Decision
+from watcher.reconcile.budget import RemovalBudget
+from watcher.reconcile.cleaner import Cleaner, Progress, Removal, Step
+from watcher.reconcile.planner import Planner
 from watcher.reconcile.reconciler import CHECK_INTERVAL, Reconciler
 from watcher.staging.directory import Staging
-from watcher.stats import Removal, Stats
+from watcher.stats import Stats
 from watcher.telemetry import systemd
 from watcher.triggers.directory_watch import DirectoryWatch
 from watcher.workqueue import WorkQueue
@@ -32,11 +33,8 @@ LOG = log.getLogger(__name__)
 
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2}
 STALL_TIMEOUT = 120.0  # seconds; far longer than the database is waited for
-STOP_TIMEOUT = 3.0  # seconds for the removal in hand
+STOP_TIMEOUT = 3.0  # seconds for the current removal
 END_TIMEOUT = 4.5  # seconds for all of the stop
-
-# Seconds over which hosts that may share a directory spread their looks at a notified image.
-TURN_SPREAD = 0.5
 
 
 class Service:
@@ -53,79 +51,79 @@ class Service:
         self._queue = WorkQueue()
         self._staging = open_staging(conf)
         self._images = Images(database_url(conf))
-        self._events = DirectoryWatch(self._queue)
+        self._watch = DirectoryWatch(self._queue)
+        self._audit = None
+        if options.audit_log:
+            from watcher.telemetry.audit import AuditLog  # noqa: PLC0415 - only where asked for
+
+            self._audit = AuditLog(options.audit_log)
         self._reconciler = Reconciler(
             queue=self._queue,
             staging=self._staging,
             images=self._images,
-            cleaner=new_cleaner(
-                conf,
-                self._staging,
-                self._images,
-                stats=self.stats,
-                stopping=lambda: self._queue.closed,
-                audited=True,
-                on_removal=self._alive,
-                on_failure=self._alive,
-            ),
-            events=self._events,
-            sweep_interval=options.sweep_interval,
-            on_swept=self._swept,
-            on_progress=self._progress,
+            cleaner=new_cleaner(conf, self._staging, self._images, self.stats),
+            watch=self._watch,
+            limits=self._limits,
             check_interval=min(CHECK_INTERVAL, (self._manager.watchdog or math.inf) / 4),
         )
-        self._thread = threading.Thread(target=self._run, name="cleaner", daemon=True)
-        self._ready = False
-        self.failed = False
-        self._notifications = None
+        self._crash = Condition(
+            LOG, "Reconciler failed, restarting it; this is a bug: %s", "Reconciler works again"
+        )
+        self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
+        self._heartbeat = time.monotonic()
+        self._listener = None
         if options.notifications:
-            from watcher.triggers.listener import NotificationListener  # noqa: PLC0415 - not for sweep
+            from watcher.triggers.listener import (  # noqa: PLC0415 - not for sweep
+                NotificationListener,
+            )
 
-            self._notifications = NotificationListener(conf, self._queue, self.stats, self._turn)
-        self._monitor = None
+            self._listener = NotificationListener(conf, self._queue, self.stats)
+        self._http = None
         if options.metrics_port:
             from watcher.telemetry.http import new_server  # noqa: PLC0415 - only where asked for
 
-            self._monitor = new_server(
+            self._http = new_server(
                 conf,
                 stats=self.stats,
                 queue=self._queue,
                 conditions=self.conditions,
-                ready=lambda: self._ready,
+                ready=lambda: self._reconciler.swept,
                 sweep_interval=lambda: self._limits.sweep_interval,
             )
 
     def start(self) -> None:
         """Start the threads; returns at once."""
         self._thread.start()
-        if self._monitor is not None:
-            self._monitor.start()
-        if self._notifications is not None:
-            self._notifications.start()
+        if self._http is not None:
+            self._http.start()
+        if self._listener is not None:
+            self._listener.start()
 
     def stop(self) -> None:
-        """Stop the triggers, let the cleaner finish the removal in hand, close."""
+        """Stop the triggers, let the reconciler finish the current removal, close."""
         self._manager.stopping()
-        if self._monitor is not None:
-            self._monitor.stop()
-        if self._notifications is not None:
-            self._notifications.stop()
+        if self._http is not None:
+            self._http.stop()
+        if self._listener is not None:
+            self._listener.stop()
         self._queue.close()
         self._thread.join(STOP_TIMEOUT)
         if not self._thread.is_alive():
-            self._events.stop()
+            self._watch.stop()
             self._images.close()
 
     def conditions(self) -> dict[str, str | None]:
-        """Parts of the watcher, each with the cause of its fault, None while it is in order."""
-        parts = {"cleaner": self._stall()}
-        parts |= {part: fault.cause for part, fault in self._reconciler.faults.items()}
-        if self._notifications is not None:
-            parts["notifications"] = self._notifications.condition
-        return parts
+        """Components, each with the cause of its fault, None while it is healthy."""
+        causes = {"cleaner": self._stall() or self._crash.cause}
+        causes |= {name: each.cause for name, each in self._reconciler.conditions.items()}
+        if self._listener is not None:
+            causes["notifications"] = self._listener.condition
+        if self._audit is not None:
+            causes["audit"] = self._audit.condition.cause
+        return causes
 
     def reload(self) -> None:
-        """Take over what changed in the configuration, as far as that goes without a restart."""
+        """Apply what changed in the configuration, as far as that goes without a restart."""
         self._manager.reloading()
         cause = None
         try:
@@ -133,63 +131,62 @@ class Service:
         except ConfigError as error:
             cause = str(error)
         if cause is not None:  # not above, where oslo.log would add the exception to the line
-            LOG.error("%s; going on with the old values", cause)
+            LOG.error("%s; keeping the old values", cause)
         else:
             limits = configuration.limits(self._conf)
             if limits != self._limits:
                 self._limits = limits
-                self._reconciler.limit(limits)
+                self._reconciler.reconfigure(limits)
             LOG.info("Configuration reloaded, changed: %s", ", ".join(changed) or "nothing")
         logs.quieten()
-        if self._notifications is not None:
-            self._notifications.read_driver_log()
+        if self._listener is not None:
+            self._listener.read_driver_log()
         self._manager.reloaded()
 
     def report(self) -> None:
         """Write a Guru Meditation Report; see `watcher.telemetry.report`."""
         try:
-            from watcher.telemetry import report as gmr  # noqa: PLC0415 - only where asked for
+            from watcher.telemetry import report  # noqa: PLC0415 - only where asked for
 
-            gmr.write(
+            report.write(
                 self._conf,
-                gmr.watcher_section(self.stats, self._queue, self.conditions()),
+                report.watcher_section(self.stats, self._queue, self.conditions()),
             )
         except Exception:
             LOG.exception("Cannot make the Guru Meditation Report; this is a bug")
 
     def _run(self) -> None:
-        try:
-            self._reconciler.run()
-        except Exception:
-            LOG.exception("The cleaner failed; this is a bug")
-            self.failed = True
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+        attempt = 0
+        while not self._queue.closed:
+            try:
+                for step in self._reconciler.run():
+                    self._follow_up(step)
+                    if self._crash.end():
+                        attempt = 0
+                    if self._queue.closed:
+                        break
+            except Exception as error:
+                LOG.debug("Reconciler failed", exc_info=True)
+                self._crash.begin(f"{type(error).__name__}: {error}")
+                attempt += 1
+                self._queue.wait_closed(backoff(attempt))
+
+    def _follow_up(self, step: Step) -> None:
+        self._heartbeat = time.monotonic()
+        if isinstance(step, Removal):
+            if self._audit is not None:
+                self._audit.record(step)
+        elif isinstance(step, Progress) and self._manager.is_there:
+            if self._reconciler.swept:
+                self._manager.ready()
+            self._manager.status(systemd.status_text(self.stats, self.conditions()))
+        self._manager.ping()
 
     def _stall(self) -> str | None:
         if not self._thread.is_alive():
             return "its thread has ended"
-        silent = time.monotonic() - self._reconciler.heartbeat
+        silent = time.monotonic() - self._heartbeat
         return f"no progress for {silent:.0f} s" if silent > STALL_TIMEOUT else None
-
-    def _alive(self, *_: object) -> None:
-        # One step may hold a thousand files that take seconds each.
-        self._reconciler.heartbeat = time.monotonic()
-        self._manager.ping()
-
-    def _turn(self) -> float:
-        # All of them hear of it. Mostly the first does the work, and the others find no file.
-        return jitter.within(TURN_SPREAD) if self._staging.network is not None else 0.0
-
-    def _swept(self) -> None:
-        self._ready = True
-
-    def _progress(self) -> None:
-        if not self._manager.is_there:  # the status would be made for nobody, twice an event
-            return
-        if self._ready:
-            self._manager.ready()
-        self._manager.ping()
-        self._manager.status(systemd.status_text(self.stats, self.conditions()))
 
 
 def open_staging(conf: cfg.ConfigOpts) -> Staging:
@@ -211,42 +208,16 @@ def open_staging(conf: cfg.ConfigOpts) -> Staging:
 
 
 def new_cleaner(
-    conf: cfg.ConfigOpts,
-    staging: Staging,
-    images: Images,
-    *,
-    stats: Stats | None = None,
-    stopping: Callable[[], bool] = lambda: False,
-    audited: bool = False,
-    on_removal: Callable[[Removal], None] = lambda removal: None,
-    on_failure: Callable[[Decision, OSError], None] | None = None,
+    conf: cfg.ConfigOpts, staging: Staging, images: Images, stats: Stats, *, trusted: bool = False
 ) -> Cleaner:
     """A cleaner with the limits of the configuration.
 
-    :param audited: write the audit, if one is configured
-    :raises ConfigError: the audit can't be written
+    :param trusted: the operator says that this is the right database
     """
-    options = conf[GROUP]
-    record = on_removal
-    if audited and options.audit_log:
-        from watcher.telemetry.audit import AuditLog  # noqa: PLC0415 - only where asked for
-
-        audit = AuditLog(options.audit_log)
-
-        def record(removal: Removal) -> None:
-            audit.record(removal)
-            on_removal(removal)
-
-    return Cleaner(
-        staging,
-        images,
-        absent_grace=options.absent_grace,
-        max_absent_removals=options.max_absent_removals,
-        stats=stats,
-        on_removal=record,
-        on_failure=on_failure,
-        stopping=stopping,
-    )
+    limits = configuration.limits(conf)
+    budget = RemovalBudget(limits.max_absent_removals)
+    planner = Planner(staging, images, budget, absent_grace=limits.absent_grace, trusted=trusted)
+    return Cleaner(staging, planner, stats)
 
 
 def run(conf: cfg.ConfigOpts) -> int:
@@ -271,4 +242,4 @@ def run(conf: cfg.ConfigOpts) -> int:
     deadline.start()
     LOG.info("Stopping on %s", signal.Signals(received).name)
     service.stop()
-    return 1 if service.failed else 0
+    return 0

@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was done since the start: the numbers behind metrics, status text and report.
+"""Numbers since the start, behind metrics, status text and report.
 
-The cleaner's and the listener's threads write, each its own numbers; anyone may read at any time.
+The reconciler's and the listener's threads write, each its own numbers; anyone may read.
 """
 
 import enum
 import time
 from dataclasses import dataclass, field
-from typing import NamedTuple
-
-from watcher.database.images import ImageState
 
 #: upper bounds of the lag's histogram, in seconds
 LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0)
@@ -22,23 +19,6 @@ class Trigger(enum.Enum):
     NOTIFICATION = "notification"
     FILE_EVENT = "file_event"
     RECHECK = "recheck"
-
-
-class Removal(NamedTuple):
-    """One file that the watcher removed.
-
-    :param path: as in Glance's log lines
-    :param state: what the database said of the image
-    :param size: bytes on disk that it held
-    :param waited: seconds from the event to the removal; None in a sweep
-    """
-
-    path: str
-    image_id: str
-    state: ImageState
-    size: int
-    trigger: Trigger
-    waited: float | None
 
 
 @dataclass
@@ -55,13 +35,17 @@ class Tally:
     size: int = 0
     removed: int = 0
 
-    def add(self, other: "Tally") -> None:
-        """Add the counts of one more pass."""
-        self.cleaned += other.cleaned
-        self.ignored += other.ignored
-        self.error += other.error
-        self.size += other.size
-        self.removed += other.removed
+    def add(self, other: "Tally", *, less: "Tally") -> None:
+        """Add another's counts, less those of it that were added before."""
+        self.cleaned += other.cleaned - less.cleaned
+        self.ignored += other.ignored - less.ignored
+        self.error += other.error - less.error
+        self.size += other.size - less.size
+        self.removed += other.removed - less.removed
+
+    def copy(self) -> "Tally":
+        """The counts as they are now."""
+        return Tally(self.cleaned, self.ignored, self.error, self.size, self.removed)
 
 
 @dataclass(frozen=True)
@@ -82,7 +66,7 @@ class Lag:
     total: float = 0.0
 
     def add(self, seconds: float) -> None:
-        """Take note of one; a sender whose clock is ahead counts as no lag."""
+        """Count one; a sender whose clock is ahead counts as no lag."""
         seconds = max(0.0, seconds)
         self.counts[sum(seconds > bound for bound in LAG_BUCKETS)] += 1
         self.total += seconds
@@ -101,10 +85,8 @@ class Stats:
         self.lag = Lag()
         #: files and images that were put back to be looked at later
         self.rechecks = 0
-        #: how often ``max_absent_removals`` was hit; once at most from one sweep to the next
-        self.brakes = 0
 
     def swept(self, duration: float, tally: Tally) -> None:
-        """A sweep came to its end."""
+        """Record the end of a sweep."""
         self.sweeps += 1
         self.last_sweep = SweepRecord(time.time(), duration, tally)

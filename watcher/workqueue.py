@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The queue between the triggers and the one cleaner: keys, coalescing, delays.
+"""The queue between the triggers and the reconciler: keys, coalescing, delays.
 
 A key says where to look, never what to do. It waits in the queue once, however often it is put.
 """
@@ -7,37 +7,33 @@ A key says where to look, never what to do. It waits in the queue once, however 
 import heapq
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-# While a backlog lasts its keys gather until there are so many, or for so many seconds: one query
-# asks for all of them, and the thread that puts them isn't interrupted at each one.
+# While a backlog lasts its keys gather until there are that many, or for that many seconds: one
+# query asks for all of them, and the thread that puts them isn't interrupted at each one.
 MANY = 32
 GATHER = 0.01
+
+MAX_KEYS = 100_000  # about 30 MB; beyond them a sweep looks at everything instead
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """Look at every file of the staging directory.
-
-    :param reconnect: number of the broker's return after which it is to come; an earlier sweep,
-        which may see too little, doesn't take its place
-    """
-
-    reconnect: int = 0
+    """Look at every file of the staging directory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """Look at the files of one image: an ``image.delete`` notification came for it."""
+    """Look at the files of one image: an ``image.delete`` notification named it."""
 
     id: str
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """Look at one file name: a file event came for it, or its grace is over."""
+    """Look at one file name: a file event named it, or its grace is over."""
 
     name: str
 
@@ -54,11 +50,17 @@ class Waiting(NamedTuple):
     """What is kept of a key that waits.
 
     :param attempt: the taker's count of rechecks, 0 for a new event
-    :param since: moment of the queue's clock at which the event came
+    :param since: moment of the queue's clock at which the event was reported
     """
 
     attempt: int
     since: float
+
+
+class _Delayed(NamedTuple):
+    due: float
+    waiting: Waiting
+    fixed: bool  # must not be taken before that time
 
 
 class WorkQueue:
@@ -71,7 +73,7 @@ class WorkQueue:
         self._clock = clock
         self._changed = threading.Condition()
         self._ready: dict[Key, Waiting] = {}
-        self._due: dict[Key, tuple[float, Waiting]] = {}
+        self._delayed: dict[Key, _Delayed] = {}
         self._heap: list[tuple[float, int, Key]] = []
         self._sequence = 0
         self._closed = False
@@ -80,45 +82,46 @@ class WorkQueue:
 
     @property
     def closed(self) -> bool:
-        """Whether the queue was closed: the taker ends what it has in hand and stops."""
+        """Whether the queue was closed: the taker finishes the current removal and stops."""
         return self._closed
 
     def put(
-        self, key: Key, *, delay: float = 0.0, attempt: int = 0, since: float | None = None
+        self,
+        key: Key,
+        *,
+        delay: float = 0.0,
+        attempt: int = 0,
+        since: float | None = None,
+        replace: bool = False,
     ) -> None:
         """Put a key, to be taken now or ``delay`` seconds from now.
 
         A key that waits already keeps the earlier of the two times. ``attempt`` and ``since``
-        (default: now) come back with the key: those that were put with that time, and of puts
-        that are due already the least.
+        (default: now) are handed out with the key: those put with that time, and of puts that
+        are due already the least.
+
+        :param replace: the key must not be taken earlier; one that waits gets the later time
         """
         with self._changed:
             now = self._clock()
             waiting = Waiting(attempt, now if since is None else since)
-            ready = self._ready.get(key)
-            if ready is not None:
-                self._ready[key] = Waiting(
-                    min(ready.attempt, attempt), min(ready.since, waiting.since)
-                )
-                return
-            if delay <= 0:
-                self._due.pop(key, None)
-                self._ready[key] = waiting
+            if replace:
+                self._replace(key, now + delay, waiting)
             else:
-                due = now + delay
-                if key in self._due and self._due[key][0] <= due:
-                    return
-                self._due[key] = (due, waiting)
-                self._sequence += 1
-                heapq.heappush(self._heap, (due, self._sequence, key))
+                self._put(key, delay, now, waiting)
             if not self._gathering or len(self._ready) >= MANY:
                 self._changed.notify()
+
+    def requeue(self, keys: Mapping[Key, Waiting], *, delay: float) -> None:
+        """Put keys back that could not be handled, to be taken ``delay`` seconds from now."""
+        for key, waiting in keys.items():
+            self.put(key, delay=delay, attempt=waiting.attempt, since=waiting.since)
 
     def take(self) -> dict[Key, Waiting]:
         """Wait for keys that are due; take all of them.
 
-        What comes after a rest is taken at once. When several keys were taken the last time, and
-        more have come meanwhile, it is a backlog: these wait for others for a moment.
+        What is put while the taker waits is taken at once. When several keys were taken the last
+        time, and more have been put meanwhile, it is a backlog: these wait for others a moment.
 
         Empty once the queue is closed.
         """
@@ -138,6 +141,8 @@ class WorkQueue:
 
     def take_events(self) -> dict[Key, Waiting]:
         """Take the images and files that are due, without waiting; sweeps stay."""
+        if not self._ready and not self._heap:  # without the lock: asked between any two removals
+            return {}
         with self._changed:
             if self._closed:
                 return {}
@@ -146,21 +151,54 @@ class WorkQueue:
             self._ready = {k: w for k, w in taken.items() if not isinstance(k, Image | File)}
             return {k: w for k, w in taken.items() if k not in self._ready}
 
+    def wait_closed(self, timeout: float) -> bool:
+        """Wait until the queue is closed, at most ``timeout`` seconds; whether it is."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._closed, timeout)
+
     @property
     def depth(self) -> int:
         """Number of keys that are due or wait for their time."""
-        return len(self._ready) + len(self._due)
+        return len(self._ready) + len(self._delayed)
 
     @property
     def delayed(self) -> int:
         """Number of those keys that wait for their time."""
-        return len(self._due)
+        return len(self._delayed)
 
     def close(self) -> None:
         """Wake the taker for the last time; nothing more is handed out."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
+            self._changed.notify_all()
+
+    def _put(self, key: Key, delay: float, now: float, waiting: Waiting) -> None:
+        ready, delayed = self._ready.get(key), self._delayed.get(key)
+        if ready is not None:
+            self._ready[key] = Waiting(
+                min(ready.attempt, waiting.attempt), min(ready.since, waiting.since)
+            )
+        elif delayed is not None and (delayed.fixed or delayed.due <= now + max(0.0, delay)):
+            return
+        elif delayed is None and self.depth >= MAX_KEYS and isinstance(key, Image | File):
+            self._put(Sweep(), 0.0, now, waiting)
+        elif delay <= 0:
+            self._delayed.pop(key, None)
+            self._ready[key] = waiting
+        else:
+            self._delay(key, _Delayed(now + delay, waiting, fixed=False))
+
+    def _replace(self, key: Key, due: float, waiting: Waiting) -> None:
+        self._ready.pop(key, None)
+        before = self._delayed.get(key)
+        if before is not None and before.fixed:
+            due = max(due, before.due)
+        self._delay(key, _Delayed(due, waiting, fixed=True))
+
+    def _delay(self, key: Key, delayed: _Delayed) -> None:
+        self._delayed[key] = delayed
+        self._sequence += 1
+        heapq.heappush(self._heap, (delayed.due, self._sequence, key))
 
     def _take_ready(self) -> dict[Key, Waiting]:
         taken, self._ready = self._ready, {}
@@ -170,11 +208,11 @@ class WorkQueue:
         now = self._clock()
         while self._heap:
             due, _, key = self._heap[0]
-            waiting = self._due.get(key)
-            stale = waiting is None or waiting[0] != due
+            delayed = self._delayed.get(key)
+            stale = delayed is None or delayed.due != due
             if not stale and due > now:
                 return
             heapq.heappop(self._heap)
-            if waiting is not None and not stale:
-                del self._due[key]
-                self._ready.setdefault(key, waiting[1])
+            if delayed is not None and not stale:
+                del self._delayed[key]
+                self._ready.setdefault(key, delayed.waiting)

@@ -152,7 +152,12 @@ def _command(name: str, args: Sequence[str]) -> int:
 def _sweep(loaded: cfg.ConfigOpts) -> int:
     from watcher.cli import sweep  # noqa: PLC0415
 
-    return sweep.run(loaded, dry_run=loaded.dry_run, as_json=loaded.format == "json")
+    return sweep.run(
+        loaded,
+        dry_run=loaded.dry_run,
+        trusted=loaded.trust_database,
+        as_json=loaded.format == "json",
+    )
 
 
 def _status(loaded: cfg.ConfigOpts) -> int:
@@ -169,14 +174,18 @@ def _check(loaded: cfg.ConfigOpts) -> int:
 
 COMMANDS = {
     "sweep": Command(
-        usage=["[--dry-run]"],
+        usage=["[--dry-run] [--trust-database]"],
         summary="one sweep, or what it would do",
         description="Does one sweep and ends. With --dry-run it removes nothing and says of each "
         "file what would become of it, and why. With --debug a real sweep logs the lines of "
         "Glance's cleaner on each removal, as the service does.",
-        exit_codes="0 all well; 1 some files could not be removed, or max_absent_removals was hit; "
+        exit_codes="0 all well; 1 some files could not be removed, or a safeguard keeps some; "
         f"{CANNOT}, and nothing (more) was removed; 130 stopped by SIGINT; 143 stopped by SIGTERM.",
-        flags={"dry-run": "Remove nothing; say what would be done."},
+        flags={
+            "dry-run": "Remove nothing; say what would be done.",
+            "trust-database": "Remove files without a database row although no image file here "
+            "has one: say that [database] connection is this Glance's database.",
+        },
         run=_sweep,
     ),
     "status": Command(

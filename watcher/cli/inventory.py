@@ -12,8 +12,8 @@ from watcher.checks.result import Result
 from watcher.database.images import ImageState
 from watcher.errors import ConfigError
 from watcher.reconcile.age import AgeClock
-from watcher.reconcile.planner import Decision
-from watcher.reconcile.verdict import Verdict
+from watcher.reconcile.cleaner import Progress
+from watcher.reconcile.planner import Decision, Planner, Reason, Verdict
 from watcher.staging.directory import Staging
 
 REMOVE, RECHECK, KEEP = (each.value for each in (Verdict.REMOVE, Verdict.RECHECK, Verdict.KEEP))
@@ -51,6 +51,8 @@ class Totals:
 
     def __init__(self) -> None:
         self.by_verdict = {verdict: Count() for verdict in VERDICTS}
+        #: whether max_absent_removals, or a missing witness, keeps files
+        self.limited = self.unwitnessed = 0
         #: of what is to be removed, or can't be
         self.oldest: Finding | None = None
 
@@ -63,6 +65,11 @@ class Totals:
         return self[REMOVE].files + self[ERROR].files
 
     @property
+    def files(self) -> int:
+        """Files in all."""
+        return sum(count.files for count in self.by_verdict.values())
+
+    @property
     def ignored(self) -> int:
         """Files that stay, as Glance counts them."""
         return self[KEEP].files + self[RECHECK].files
@@ -72,23 +79,34 @@ class Totals:
         count = self.by_verdict[finding.verdict]
         count.files += 1
         count.size += finding.size
+        self.limited += finding.reason == Reason.LIMIT.value
+        self.unwitnessed += finding.reason == Reason.NO_WITNESS.value
         if finding.verdict in (REMOVE, ERROR) and finding.age is not None:
             oldest = self.oldest.age if self.oldest else None
             if oldest is None or finding.age > oldest:
                 self.oldest = finding
 
 
-def findings(staging: Staging, decisions: Iterable[Decision]) -> Iterator[Finding]:
-    """Findings on the files of these decisions, one at a time.
+def findings(
+    staging: Staging, planner: Planner, decisions: Iterable[Decision | Progress]
+) -> Iterator[Finding | Progress]:
+    """Findings on the files of these decisions, one at a time; a file that can't be removed gives
+    its place in the removal budget back, as in a sweep.
 
     :raises ConfigError: the directory can't be read
-    :raises DatabaseError: the database can't tell
+    :raises DatabaseError: the database can't answer
     """
     clock = AgeClock()
     try:
         obstacles = _Obstacles(access_to(staging))
         for decision in decisions:
-            yield _finding(staging, decision, clock, obstacles)
+            if isinstance(decision, Progress):
+                yield decision
+                continue
+            finding = _finding(staging, decision, clock, obstacles)
+            if finding.verdict == ERROR:
+                planner.refund(decision)
+            yield finding
     except OSError as error:
         raise ConfigError(f"Cannot read the staging directory: {error}") from None
 
@@ -101,8 +119,8 @@ class _Obstacles:
 
     def of(self, status: os.stat_result) -> str:
         """That of a file; empty when there is none."""
-        if not stat.S_ISREG(status.st_mode):
-            return "this is not a regular file"
+        if stat.S_ISDIR(status.st_mode):
+            return "this is a directory"
         stuck = self._removal.result
         own = status.st_uid == self._user  # enough for the sticky bit, of which check warns
         if stuck is Result.FAILURE or (stuck is Result.WARNING and not own):
@@ -113,11 +131,13 @@ class _Obstacles:
 def _finding(
     staging: Staging, decision: Decision, clock: AgeClock, obstacles: _Obstacles
 ) -> Finding:
-    verdict, reason = decision.verdict.value, decision.reason
+    verdict, reason = decision.verdict.value, decision.reason.value
     status: os.stat_result | None = None
     obstacle = ""
     try:
         status = staging.lstat(decision.name)
+    except FileNotFoundError:
+        pass
     except OSError as error:
         obstacle = error.strerror or type(error).__name__
     if status:

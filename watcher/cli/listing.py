@@ -30,15 +30,18 @@ def list_findings(
     :raises ConfigError: the directory can't be read, or stdout not written to
     :raises DatabaseError: the database can't tell
     """
-    totals = Totals()
+    totals, plan = Totals(), cleaner.sweep(count=0)
     table = Table()
     kept: list[Finding] = []
-    with Interruption(), nullcontext(Bar()) if as_json else bar(listing=True) as shown:
-        found = findings(staging, cleaner.plan(shown.step))
+    with Interruption(at_once=True), nullcontext(Bar()) if as_json else bar(listing=True) as shown:
+        count = staging.count()
+        found = findings(staging, cleaner.planner, plan.decisions())
         while step := list(islice(found, FILES_PER_STEP)):
-            for finding in step:
+            files = [finding for finding in step if isinstance(finding, Finding)]
+            for finding in files:
                 totals.add(finding)
-            listed = [finding for finding in step if finding.verdict in verdicts]
+            shown.step(totals.files, count)
+            listed = [finding for finding in files if finding.verdict in verdicts]
             if as_json:
                 for finding in listed:
                     say_json("file", finding_fields(finding))

@@ -14,8 +14,8 @@ from typing import TypeVar
 
 from watcher.cli.inventory import Finding, Totals
 from watcher.errors import ConfigError
+from watcher.reconcile.cleaner import Removal
 from watcher.reconcile.planner import Decision
-from watcher.stats import Removal
 
 VERSION = 1  # of the JSON; it is raised when a field is renamed, goes, or means something else
 

@@ -21,16 +21,18 @@ class Interrupted(BaseException):
 
 
 class Interruption:
-    """A context manager, for the main thread. In it the first signal raises `Interrupted`: at
-    once where nothing is in hand, else after that. The second one ends the process.
+    """A context manager, for the main thread. The first signal raises `Interrupted` in `check`;
+    the second one ends the process.
+
+    :param at_once: nothing is changed, so the first signal raises wherever the work is
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, at_once: bool = False) -> None:
+        self._at_once = at_once
         self._number: int | None = None
-        self._busy = False
 
     def __enter__(self) -> "Interruption":
-        self._before = {number: signal.signal(number, self._came) for number in _SIGNALS}
+        self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
         return self
 
     def __exit__(
@@ -42,23 +44,17 @@ class Interruption:
         for number, before in self._before.items():
             signal.signal(number, before)
 
-    def asked(self) -> bool:
-        """Whether a signal came; from now on something is in hand."""
-        self._busy = True
-        return self._number is not None
+    def check(self) -> None:
+        """Call it where the work may stop.
 
-    def at_rest(self) -> None:
-        """Nothing is in hand.
-
-        :raises Interrupted: a signal came meanwhile
+        :raises Interrupted: a signal was received
         """
-        self._busy = False
         if self._number is not None:
             raise Interrupted(self._number)
 
-    def _came(self, number: int, frame: FrameType | None) -> None:
+    def _note(self, number: int, frame: FrameType | None) -> None:
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_DFL)
         self._number = number
-        if not self._busy:
-            raise Interrupted(number)
+        if self._at_once:
+            self.check()

@@ -18,6 +18,7 @@ from watcher.errors import ConfigError, DatabaseError
 from watcher.service import new_cleaner, open_staging
 from watcher.staging.directory import Staging
 from watcher.staging.mounts import mount_type
+from watcher.stats import Stats
 
 MOST = 20  # files at a glance
 
@@ -75,7 +76,7 @@ def run(conf: cfg.ConfigOpts, *, every: bool, as_json: bool) -> int:
         if system is not None:
             totals = list_findings(
                 staging,
-                new_cleaner(conf, staging, images),
+                new_cleaner(conf, staging, images, Stats()),
                 as_json=as_json,
                 verdicts=VERDICTS if every else (ERROR, REMOVE),
                 most=None if every else MOST,
@@ -123,11 +124,16 @@ def _say_head(staging: Staging, system: FileSystem | None, database: Database) -
 
 
 def _say_end(totals: Totals) -> None:
-    if any(count.files for count in totals.by_verdict.values()):
+    if totals.files:
         say_totals(totals)
     if totals.oldest is not None and totals.oldest.age is not None:
         age, name = human_age(totals.oldest.age), printable(totals.oldest.name)
         say(f"Oldest residue     {age}, {name}")
+    if totals.unwitnessed:
+        say(
+            f"Kept               {totals.unwitnessed} files: no image file here has a row; is "
+            " [database] connection this Glance's database?"
+        )
     if not totals.residue:
         say("Nothing to remove")
 

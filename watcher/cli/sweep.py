@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One sweep by hand, or the account of what it would do."""
+"""One sweep by hand, or what it would do."""
 
 from contextlib import nullcontext
 
@@ -11,109 +11,116 @@ from watcher.cli.output import failed_fields, removed_fields, say, say_json, tot
 from watcher.cli.progress import Bar, bar
 from watcher.cli.signals import Interrupted, Interruption
 from watcher.cli.table import human_size, say_totals
-from watcher.conf import database_url
+from watcher.conf import GROUP, database_url
 from watcher.database.images import Images
 from watcher.errors import ConfigError
-from watcher.reconcile.cleaner import Cleaner
-from watcher.reconcile.planner import Decision
+from watcher.reconcile.cleaner import Cleaner, Failure, Removal
 from watcher.service import new_cleaner, open_staging
-from watcher.staging.directory import Staging
-from watcher.stats import Removal, Tally, Trigger
+from watcher.staging.directory import DirectoryReplacedError, Staging
+from watcher.stats import Stats, Tally
+from watcher.telemetry.audit import AuditLog
 
 
-def run(conf: cfg.ConfigOpts, *, dry_run: bool, as_json: bool) -> int:
-    """Sweep once; 0, or 1 when some files can't be removed, or the brake was hit.
+def run(conf: cfg.ConfigOpts, *, dry_run: bool, trusted: bool, as_json: bool) -> int:
+    """Sweep once; 0, or 1 when some files can't be removed, or are kept by a safeguard.
 
+    :param trusted: the operator says that this is the right database
     :raises ConfigError: the configuration or the directory can't be used
-    :raises DatabaseError: the database can't tell; nothing (more) was removed
+    :raises DatabaseError: the database can't answer; nothing (more) was removed
     :raises Interrupted: by a signal; says what was removed
     """
     staging = open_staging(conf)
     images = Images(database_url(conf))
+    cleaner = new_cleaner(conf, staging, images, Stats(), trusted=trusted)
     act = _plan if dry_run else _sweep
     try:
         images.check()
         with staging:
-            return act(conf, staging, images, as_json=as_json)
+            return act(conf, staging, cleaner, as_json=as_json)
     except FileNotFoundError:
         if as_json:
-            _say_summary(staging, Tally(), Totals() if dry_run else None, brake=False)
+            _say_summary(staging, Tally(), Totals() if dry_run else None, kept=(0, 0))
         else:
             say(f"Staging directory {staging.path} does not exist: nothing to do")
         return 0
+    except DirectoryReplacedError:
+        raise ConfigError(
+            f"The staging directory {staging.path} was replaced during the sweep; run it again"
+        ) from None
     except OSError as error:
         raise ConfigError(f"Cannot read the staging directory: {error}") from None
     finally:
         images.close()
 
 
-def _sweep(conf: cfg.ConfigOpts, staging: Staging, images: Images, *, as_json: bool) -> int:
+def _sweep(conf: cfg.ConfigOpts, staging: Staging, cleaner: Cleaner, *, as_json: bool) -> int:
+    audit = _audit(conf)
+    count = staging.count()
+    work = cleaner.sweep(count=count)
     with (
         Interruption() as interruption,
         nullcontext(Bar()) if as_json else bar(listing=False) as shown,
     ):
-
-        def removed(removal: Removal) -> None:
-            shown.removed(removal.size)
-            if as_json:
-                say_json("removed", removed_fields(removal))
-
-        def failed(decision: Decision, error: OSError) -> None:
-            if as_json:
-                say_json("failed", failed_fields(decision, error))
-
-        def between(done: int, count: int) -> None:
-            shown.step(done, count)
-            interruption.at_rest()
-
-        cleaner = new_cleaner(
-            conf,
-            staging,
-            images,
-            stopping=interruption.asked,
-            audited=True,
-            on_removal=removed,
-            on_failure=failed,
-        )
         try:
-            outcome = cleaner.sweep(between)
-            interruption.at_rest()
+            for step in work.steps():
+                if isinstance(step, Removal):
+                    if audit is not None:
+                        audit.record(step)
+                    shown.removed(step.size)
+                    if as_json:
+                        say_json("removed", removed_fields(step))
+                elif isinstance(step, Failure) and as_json:
+                    say_json("failed", failed_fields(step.decision, step.error))
+                shown.step(work.done, count)
+                interruption.check()
         except Interrupted as end:
-            done = cleaner.stats.tallies[Trigger.SWEEP]
+            done = work.outcome
             end.done = f"cleaned {_counts(done)}; {human_size(done.size)} gained"
             raise
+    outcome = work.outcome
     if as_json:
-        _say_summary(staging, outcome, None, brake=cleaner.braked)
+        _say_summary(staging, outcome, None, kept=(outcome.limited, outcome.unwitnessed))
     else:
-        _say_brake(cleaner)
+        _say_kept(outcome.limited, outcome.unwitnessed)
         say(f"Cleaned {_counts(outcome)}; {human_size(outcome.size)} gained")
-    return 1 if outcome.error or cleaner.braked else 0
+    return 1 if outcome.error or outcome.limited or outcome.unwitnessed else 0
 
 
-def _plan(conf: cfg.ConfigOpts, staging: Staging, images: Images, *, as_json: bool) -> int:
-    cleaner = new_cleaner(conf, staging, images)
+def _audit(conf: cfg.ConfigOpts) -> AuditLog | None:
+    path = conf[GROUP].audit_log
+    return AuditLog(path) if path else None
+
+
+def _plan(conf: cfg.ConfigOpts, staging: Staging, cleaner: Cleaner, *, as_json: bool) -> int:
     totals = list_findings(staging, cleaner, as_json=as_json)
     error, gain = totals[ERROR].files, totals[REMOVE].size
     outcome = Tally(totals[REMOVE].files, totals.ignored, error, gain)
     if as_json:
-        _say_summary(staging, outcome, totals, brake=cleaner.braked)
+        _say_summary(staging, outcome, totals, kept=(totals.limited, totals.unwitnessed))
     else:
         say_totals(totals)
-        _say_brake(cleaner)
+        _say_kept(totals.limited, totals.unwitnessed)
         say(f"Would clean {_counts(outcome)}; {human_size(gain)} to gain")
-    return 1 if error or cleaner.braked else 0
+    return 1 if error or totals.limited or totals.unwitnessed else 0
 
 
 def _counts(tally: Tally) -> str:
     return f"{tally.cleaned} stale staging files, {tally.ignored} ignored ({tally.error} errors)"
 
 
-def _say_brake(cleaner: Cleaner) -> None:
-    if cleaner.braked:
-        say("Hit max_absent_removals: further files of images that are not in the database stay")
+def _say_kept(limited: int, unwitnessed: int) -> None:
+    if limited:
+        say(f"Reached max_absent_removals: {limited} more files without a database row are kept")
+    if unwitnessed:
+        say(
+            f"None of the image files here has a row in the database: {unwitnessed} are kept; is "
+            "[database] connection this Glance's database? If so: --trust-database"
+        )
 
 
-def _say_summary(staging: Staging, outcome: Tally, totals: Totals | None, *, brake: bool) -> None:
+def _say_summary(
+    staging: Staging, outcome: Tally, totals: Totals | None, *, kept: tuple[int, int]
+) -> None:
     say_json(
         "summary",
         {
@@ -123,7 +130,8 @@ def _say_summary(staging: Staging, outcome: Tally, totals: Totals | None, *, bra
             "ignored": outcome.ignored,
             "error": outcome.error,
             "size": outcome.size,
-            "brake": brake,
+            "limited": kept[0],
+            "unwitnessed": kept[1],
             "verdicts": totals and totals_fields(totals),
         },
     )

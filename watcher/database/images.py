@@ -81,7 +81,7 @@ class Images:
         found = {row_id: state_of(deleted) for row_id, deleted in self._read(_BY_ID, ids)}
         return {key: found.get(key, ImageState.ABSENT) for key in ids}
 
-    def states_in_any_case(self, ids: Collection[str]) -> dict[str, ImageState]:
+    def confirm_absent(self, ids: Collection[str]) -> dict[str, ImageState]:
         """The second, separate read before anything of an absent image is removed.
 
         Ids are compared without regard to case, and a live row wins: no live image may look

@@ -44,7 +44,7 @@ class AgeClock:
         offset = wall - monotonic
         if abs(offset - self._offset) > STEP:
             LOG.warning(
-                "The system clock was set by %+.0f seconds; files of unknown images wait anew",
+                "System clock stepped by %+.0f s; restarting absent_grace",
                 offset - self._offset,
             )
             self._stepped = monotonic

@@ -1,241 +1,299 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One pass: names → decisions → removal, with Glance's own counts and log lines."""
+"""One pass over names: plan → removal, with Glance's own counts and log lines.
 
+A pass is a generator: between its steps the caller looks after what is more urgent.
+"""
+
+import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from oslo_log import log
 
-from watcher.database.images import Images, ImageState
-from watcher.reconcile.planner import Decision, Planner
-from watcher.reconcile.verdict import Verdict
+from watcher.database.images import ImageState
+from watcher.reconcile.planner import Decision, Look, Planner, Reason, Verdict
 from watcher.staging.directory import FileChangedError, Staging
-from watcher.stats import Removal, Stats, Tally, Trigger
+from watcher.stats import Stats, Tally, Trigger
 
 LOG = log.getLogger(__name__)
 
-FILES_PER_STEP = 1000  # looked up together in a sweep; events wait for at most one step
+FILES_PER_STEP = 1000  # looked up together
+STEP_TIME = 0.02  # seconds in which their status is taken
+MAX_VERDICT_AGE = 2.0  # seconds; older verdicts are asked for again
+MAX_HELD = 50_000  # names that wait for a witness until the end of a pass
 
 _NOBODY: Set[str] = frozenset()
 
 
+class Removal(NamedTuple):
+    """One file that the watcher removed.
+
+    :param path: as in Glance's log lines
+    :param state: what the database said of the image
+    :param size: bytes on disk that it held
+    :param waited: seconds from the event to the removal; None in a sweep
+    """
+
+    path: str
+    image_id: str
+    state: ImageState
+    size: int
+    trigger: Trigger
+    waited: float | None
+
+
+class Failure(NamedTuple):
+    """One file that could not be removed."""
+
+    decision: Decision
+    error: OSError
+
+
+class Progress(NamedTuple):
+    """A point at which the caller may do something else.
+
+    :param done: files of the pass that were looked at
+    """
+
+    done: int
+
+
+Step = Removal | Failure | Progress
+
+
 @dataclass
 class Outcome(Tally):
-    """What came of a pass; cleaned + ignored + error = files looked at."""
+    """Result of a pass; cleaned + ignored + error = files looked at."""
 
     #: files to look at again, by name: seconds until their grace is over
     young: dict[str, float] = field(default_factory=dict)
-    #: ids that Glance told to be deleted while their row still says live
+    #: files that changed between their verdict and their removal
+    changed: list[str] = field(default_factory=list)
+    #: ids whose deletion Glance reported while their row still says live
     lagging: set[str] = field(default_factory=set)
+    #: files kept because no image seen here has a row in this database
+    unwitnessed: int = 0
+    #: files kept because max_absent_removals is used up
+    limited: int = 0
+    #: cause of the last removal that failed
+    failure: OSError | None = None
 
 
 class Cleaner:
-    """Removes residue from an open staging directory.
+    """Removes residue from an open staging directory, one `Pass` at a time."""
 
-    :param absent_grace: seconds; see `watcher.conf`
-    :param max_absent_removals: from one sweep to the next; see `watcher.conf`
-    :param stats: takes the counts
-    :param on_removal: called after each removal
-    :param on_failure: called after each removal that failed
-    :param stopping: asked before each removal; nothing more is removed once it is true
-    """
-
-    def __init__(
-        self,
-        staging: Staging,
-        images: Images,
-        *,
-        absent_grace: float,
-        max_absent_removals: int,
-        stats: Stats | None = None,
-        on_removal: Callable[[Removal], None] | None = None,
-        on_failure: Callable[[Decision, OSError], None] | None = None,
-        stopping: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self._staging = staging
-        self._judge = Planner(
-            staging, images, absent_grace=absent_grace, max_absent_removals=max_absent_removals
-        )
-        self.stats = stats or Stats()
-        self._on_removal, self._on_failure = on_removal, on_failure
-        self._stopping = stopping
+    def __init__(self, staging: Staging, planner: Planner, stats: Stats) -> None:
+        self.staging, self.planner, self.stats = staging, planner, stats
         # what couldn't be removed since the last sweep began, and in the one before
         self._failures: dict[str, int | None] = {}
         self._failed_before: dict[str, int | None] = {}
 
-    @property
-    def braked(self) -> bool:
-        """Whether ``max_absent_removals`` was hit since the last sweep began."""
-        return self._judge.braked
+    def sweep(self, *, count: int | None = None) -> "Pass":
+        """Start a pass over every file.
 
-    def limit(self, *, absent_grace: float, max_absent_removals: int) -> None:
-        """Other limits from now on; not during a pass."""
-        self._judge.grace, self._judge.max_absent = absent_grace, max_absent_removals
-
-    def sweep(self, between: Callable[[int, int], None] = lambda done, count: None) -> Outcome:
-        """Look at every file; ``between`` is called after each step, with the number of files
-        that it has looked at and that of all.
-
-        :raises DatabaseError: nothing more is removed
-        :raises OSError: the directory can't be read
+        :param count: of them; None: counted if the log shows it
         """
-        count, batches = self._staging.listing()
-        self._judge.begin()
+        if count is None and LOG.isEnabledFor(log.DEBUG):
+            count = self.staging.count()
+        self.planner.begin_sweep()
         self._failed_before, self._failures = self._failures, {}
-        started = time.monotonic()
-        outcome = self._pass(count, batches, Trigger.SWEEP, between=between)
-        self.stats.swept(time.monotonic() - started, outcome)
-        return outcome
+        return Pass(self, self.staging.listing(), Trigger.SWEEP, count=count)
 
     def clean(
-        self,
-        names: Mapping[str, float],
-        trigger: Trigger,
-        *,
-        notified: Set[str] = _NOBODY,
-        between: Callable[[int, int], None] = lambda done, count: None,
-    ) -> Outcome:
-        """Look at some files.
+        self, names: Mapping[str, float], trigger: Trigger, *, notified: Set[str] = _NOBODY
+    ) -> "Pass":
+        """Start a pass over some files.
 
-        :param names: each with the moment of the monotonic clock at which its event came
-        :param notified: canonical ids of images that Glance told to be deleted
-        :param between: as for `sweep`
-        :raises DatabaseError: nothing more is removed
+        :param names: each with the moment of the monotonic clock at which its event was reported
+        :param notified: canonical ids of images whose deletion Glance reported
         """
-        return self._pass(
-            len(names), [list(names)], trigger, notified=notified, since=names, between=between
-        )
+        return Pass(self, names, trigger, count=len(names), since=names, notified=notified)
 
-    def plan(
-        self, between: Callable[[int, int], None] = lambda done, count: None
-    ) -> Iterator[Decision]:
-        """Decisions on every file, for a dry run; nothing is removed.
+    def remove(self, decision: Decision) -> int | None:
+        """Remove one file; bytes on disk that it held, None when it was gone already.
 
-        :param between: as for `sweep`
-        :raises DatabaseError: the database can't tell
-        :raises OSError: the directory can't be read
+        :raises FileChangedError: it isn't the file that was judged
+        :raises DirectoryReplacedError: nor is the directory
+        :raises OSError: it can't be removed
         """
-        count, batches = self._staging.listing()
-        done = 0
-        for step in _steps(batches):
-            for decision in self._judge.decide(step, _NOBODY):
-                removed = decision.verdict is Verdict.REMOVE
-                self._judge.absent_removed += removed and decision.state is ImageState.ABSENT
-                yield decision
-            done += len(step)
-            between(done, count)
-
-    def _pass(
-        self,
-        count: int,
-        batches: Iterable[Sequence[str]],
-        trigger: Trigger,
-        *,
-        notified: Set[str] = _NOBODY,
-        since: Mapping[str, float] | None = None,
-        between: Callable[[int, int], None] = lambda done, count: None,
-    ) -> Outcome:
-        outcome = Outcome()
-        if not count:
-            return outcome
-        LOG.debug("Found %i files in staging directory for potential cleanup", count)
-        braked = self._judge.braked
-        try:
-            for step in _steps(batches):
-                for decision in self._judge.decide(step, notified):
-                    if self._stopping():
-                        return outcome
-                    self._carry_out(decision, outcome, trigger, since)
-                between(outcome.cleaned + outcome.ignored + outcome.error, count)
-        finally:
-            self.stats.tallies[trigger].add(outcome)
-            self.stats.rechecks += len(outcome.young) + len(outcome.lagging)
-            self.stats.brakes += self._judge.braked and not braked
-        LOG.debug(
-            "Cleaned %(cleaned)i stale staging files, %(ignored)i ignored (%(error)i errors)",
-            {"cleaned": outcome.cleaned, "ignored": outcome.ignored, "error": outcome.error},
-        )
-        return outcome
-
-    def _carry_out(
-        self,
-        decision: Decision,
-        outcome: Outcome,
-        trigger: Trigger,
-        since: Mapping[str, float] | None,
-    ) -> None:
-        if decision.image_id is None:
-            LOG.debug(
-                "Staging directory contains unexpected non-image file %r; ignoring", decision.name
-            )
-        elif decision.verdict is Verdict.REMOVE:
-            size = self._remove(decision, outcome)
-            if size is not None and self._on_removal is not None:
-                came = since.get(decision.name) if since else None
-                self._on_removal(
-                    Removal(
-                        self._staging.full_path(decision.name),
-                        decision.image_id,
-                        decision.state or ImageState.ABSENT,
-                        size,
-                        trigger,
-                        None if came is None else time.monotonic() - came,
-                    )
-                )
-            return
-        elif decision.verdict is Verdict.RECHECK and decision.state is ImageState.LIVE:
-            outcome.lagging.add(decision.image_id.lower())
-        elif decision.verdict is Verdict.RECHECK:
-            outcome.young[decision.name] = decision.delay
-        outcome.ignored += 1
-
-    def _remove(self, decision: Decision, outcome: Outcome) -> int | None:
-        """Bytes that a file held on disk; None when it stays, or somebody else removed it."""
         if LOG.isEnabledFor(log.DEBUG):
             LOG.debug(
                 "Stale staging residue found for image %(uuid)s: %(file)r; deleting now.",
-                {"uuid": decision.image_id, "file": self._staging.full_path(decision.name)},
+                {"uuid": decision.image_id, "file": self.staging.full_path(decision.name)},
             )
-        absent = decision.state is ImageState.ABSENT
-        size, failure = None, None
-        try:
-            # A file of an absent image that vanished meanwhile must not be looked up again: one
-            # of that name that comes now is another, and young.
-            if not absent or decision.status is not None:
-                size = self._staging.remove(decision.name, decision.status)
-        except FileChangedError:
-            outcome.ignored += 1
-            outcome.young[decision.name] = max(self._judge.grace, 1.0)
-            return None
-        except OSError as error:
-            failure = error
-        if failure is not None:  # not above, where oslo.log would add the error to the line
-            outcome.error += 1
-            self._tell_failure(decision.name, failure)
-            if self._on_failure is not None:
-                self._on_failure(decision, failure)
-            return None
-        outcome.cleaned += 1
-        if size is not None:
-            outcome.removed += 1
-            outcome.size += size
-            self._judge.absent_removed += absent
+        size = self.staging.remove(decision.name, decision.status)
         self._failures.pop(decision.name, None)
         self._failed_before.pop(decision.name, None)
         return size
 
-    def _tell_failure(self, name: str, failure: OSError) -> None:
-        told = self._failures.get(name, self._failed_before.get(name)) == failure.errno
+    def log_failure(self, name: str, failure: OSError) -> None:
+        """Log a removal that failed: as an ERROR once, while its cause stays the same."""
+        logged = self._failures.get(name, self._failed_before.get(name)) == failure.errno
         self._failures[name] = failure.errno
         LOG.log(
-            log.DEBUG if told else log.ERROR,
+            log.DEBUG if logged else log.ERROR,
             "Failed to delete stale staging path %(path)r: %(err)s",
-            {"path": self._staging.full_path(name), "err": str(failure)},
+            {"path": self.staging.full_path(name), "err": str(failure)},
         )
 
 
-def _steps(batches: Iterable[Sequence[str]]) -> Iterator[Sequence[str]]:
-    for names in batches:
-        for start in range(0, len(names), FILES_PER_STEP):
-            yield names[start : start + FILES_PER_STEP]
+class Pass:
+    """One look at some names. After an error it goes on where it was.
+
+    :param names: each once
+    :param count: of them, for the log; None: not known
+    :param since: by name the moment of the monotonic clock at which its event was reported
+    :param notified: canonical ids of images whose deletion Glance reported
+    """
+
+    def __init__(
+        self,
+        cleaner: Cleaner,
+        names: Iterable[str],
+        trigger: Trigger,
+        *,
+        count: int | None = None,
+        since: Mapping[str, float] | None = None,
+        notified: Set[str] = _NOBODY,
+    ) -> None:
+        self._cleaner, self._planner, self._names = cleaner, cleaner.planner, iter(names)
+        self._trigger, self._count, self._since = trigger, count, since
+        self._notified = notified
+        self.outcome = Outcome()
+        self._published = Tally()
+        self._started = time.monotonic()
+        self._pending: deque[str] = deque()  # names of the current step, not decided yet
+        # names to decide on again once all others were looked at: one may be the witness
+        self._held: list[str] | None = []
+
+    @property
+    def done(self) -> int:
+        """Files that were looked at."""
+        return self.outcome.cleaned + self.outcome.ignored + self.outcome.error
+
+    def decisions(self) -> Iterator[Decision | Progress]:
+        """Decide on each file, at the moment that the decision is asked for; nothing is changed.
+
+        :raises DatabaseError: call again to go on
+        :raises OSError: the directory can't be read
+        """
+        while looks := self._look():
+            asked = time.monotonic()
+            decisions = self._planner.decide(looks, self._notified)
+            yield Progress(self.done)
+            for place, decision in enumerate(decisions):
+                # At least one a query: the age of its verdict is the database's time to answer.
+                if place and time.monotonic() - asked > MAX_VERDICT_AGE:
+                    break
+                self._pending.popleft()
+                if decision.reason is Reason.NO_WITNESS and self._hold(decision.name):
+                    continue
+                yield self._planner.afford(decision)
+
+    def steps(self) -> Iterator[Step]:
+        """Decide on each file, and remove residue.
+
+        :raises DatabaseError: call again to go on
+        :raises DirectoryReplacedError: the staging directory isn't the one that was opened
+        :raises OSError: the directory can't be read
+        """
+        if self._count:
+            LOG.debug("Found %i files in staging directory for potential cleanup", self._count)
+            self._count = None
+        try:
+            for decision in self.decisions():
+                if isinstance(decision, Progress):
+                    self._publish()
+                    yield decision
+                elif (step := self._carry_out(decision)) is not None:
+                    yield step
+        finally:
+            self._publish()
+        if self.done:
+            LOG.debug(
+                "Cleaned %(cleaned)i stale staging files, %(ignored)i ignored (%(error)i errors)",
+                {
+                    "cleaned": self.outcome.cleaned,
+                    "ignored": self.outcome.ignored,
+                    "error": self.outcome.error,
+                },
+            )
+        if self._trigger is Trigger.SWEEP:
+            self._cleaner.stats.swept(time.monotonic() - self._started, self.outcome)
+
+    def _look(self) -> dict[str, Look]:
+        if not self._pending:
+            self._pending.extend(itertools.islice(self._names, FILES_PER_STEP))
+        if not self._pending and self._held:
+            held, self._held = self._held, None
+            self._names = iter(held)
+            self._pending.extend(itertools.islice(self._names, FILES_PER_STEP))
+        looks: dict[str, Look] = {}
+        deadline = time.monotonic() + STEP_TIME
+        for name in self._pending:
+            looks[name] = self._planner.look(name)
+            if time.monotonic() > deadline:
+                break
+        return looks
+
+    def _hold(self, name: str) -> bool:
+        if self._held is None or len(self._held) >= MAX_HELD:
+            return False
+        self._held.append(name)
+        return True
+
+    def _publish(self) -> None:
+        self._cleaner.stats.tallies[self._trigger].add(self.outcome, less=self._published)
+        self._published = self.outcome.copy()
+
+    def _carry_out(self, decision: Decision) -> Step | None:
+        outcome = self.outcome
+        if decision.verdict is Verdict.REMOVE:
+            return self._remove(decision)
+        if decision.image_id is None:
+            LOG.debug(
+                "Staging directory contains unexpected non-image file %r; ignoring", decision.name
+            )
+        elif decision.reason is Reason.YOUNG:
+            outcome.young[decision.name] = decision.delay
+        elif decision.verdict is Verdict.RECHECK:
+            outcome.lagging.add(decision.image_id.lower())
+        outcome.unwitnessed += decision.reason is Reason.NO_WITNESS
+        outcome.limited += decision.reason is Reason.LIMIT
+        outcome.ignored += 1
+        return None
+
+    def _remove(self, decision: Decision) -> Step:
+        outcome, size, failure = self.outcome, None, None
+        try:
+            size = self._cleaner.remove(decision)
+        except FileChangedError:
+            outcome.changed.append(decision.name)
+            outcome.ignored += 1
+        except OSError as error:
+            failure = error
+            outcome.error += 1
+        else:
+            outcome.cleaned += 1
+        finally:
+            if size is None:
+                self._planner.refund(decision)
+        if failure is not None:  # not above, where oslo.log would add the error to the line
+            outcome.failure = failure
+            self._cleaner.log_failure(decision.name, failure)
+            return Failure(decision, failure)
+        if size is None:
+            return Progress(self.done)
+        outcome.removed += 1
+        outcome.size += size
+        return Removal(
+            self._cleaner.staging.full_path(decision.name),
+            decision.image_id or "",
+            decision.state or ImageState.ABSENT,
+            size,
+            self._trigger,
+            time.monotonic() - self._since[decision.name] if self._since else None,
+        )

@@ -1,29 +1,55 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of staged files → decisions on them: what the database and the directory say is read,
-nothing is changed."""
+"""Names of staged files → decisions. Directory and database are read, nothing is changed."""
 
+import enum
 import math
 import os
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import NamedTuple
 
-from oslo_log import log
-
 from watcher.database.images import Images, ImageState
+from watcher.errors import DatabaseError
 from watcher.reconcile.age import AgeClock, Sightings
-from watcher.reconcile.verdict import Verdict, verdict
+from watcher.reconcile.budget import RemovalBudget
 from watcher.staging.directory import Staging
 from watcher.staging.names import image_id
 
-LOG = log.getLogger(__name__)
+MAX_DELAY = 86400.0  # seconds; for files from the future
+FIRST_RECHECK = 0.5  # seconds
+RECHECKS = 8  # 0.5 s, 1 s, ... 64 s: two minutes in all
 
-MAX_DELAY = 86400.0  # seconds; for files of the future
+_NOBODY: Set[str] = frozenset()
+
+
+#: status of a file, or why there is none; FileNotFoundError: it is gone
+Look = os.stat_result | OSError
+
+
+class Verdict(enum.Enum):
+    """What to do with a file."""
+
+    KEEP = "keep"
+    REMOVE = "remove"
+    RECHECK = "recheck"
+
+
+class Reason(enum.Enum):
+    """Why; the value is the text for operators."""
+
+    NOT_AN_IMAGE = "not an image file"
+    LIVE = "image is live"
+    DELETED = "image is deleted"
+    UNKNOWN = "image has no row in this database, a replica that may lag"
+    YOUNG = "image has no row in the database, file is younger than absent_grace"
+    NO_WITNESS = "image has no row in the database, which no image seen here has either"
+    LIMIT = "image has no row in the database, max_absent_removals reached"
+    ABSENT = "image has no row in the database"
 
 
 class Decision(NamedTuple):
     """Verdict on one file, and why.
 
-    :param status: of the file on which the verdict rests; only for images that are absent
+    :param status: of the file, from before its image's row was read; None if there was none
     :param delay: seconds until a recheck
     """
 
@@ -31,107 +57,172 @@ class Decision(NamedTuple):
     image_id: str | None
     state: ImageState | None
     verdict: Verdict
-    reason: str
+    reason: Reason
     status: os.stat_result | None = None
     delay: float = 0.0
 
 
-class _Sighting(NamedTuple):
-    status: os.stat_result | None
-    age: float
+def verdict(
+    state: ImageState, *, age: float, grace: float, notified: bool = False, witnessed: bool = True
+) -> tuple[Verdict, Reason]:
+    """Decide on a file of an image in that state; the removal budget comes on top.
+
+    :param age: seconds since the file last changed in any way
+    :param grace: age in seconds from which on an absent image's file is residue
+    :param notified: Glance reported that it deleted this image
+    :param witnessed: this database is known to be this Glance's
+    """
+    if state is ImageState.DELETED:
+        return Verdict.REMOVE, Reason.DELETED
+    if state is ImageState.LIVE:
+        # A reported deletion that the row doesn't show: a lagging replica.
+        return (Verdict.RECHECK if notified else Verdict.KEEP), Reason.LIVE
+    if state is ImageState.UNKNOWN:
+        return Verdict.KEEP, Reason.UNKNOWN
+    if age < grace:
+        return Verdict.RECHECK, Reason.YOUNG
+    if not witnessed:
+        return Verdict.KEEP, Reason.NO_WITNESS
+    return Verdict.REMOVE, Reason.ABSENT
 
 
-_UNSEEN = _Sighting(None, math.inf)
-_REASONS = {state: f"image is {state.value}" for state in ImageState} | {
-    ImageState.UNKNOWN: "image is not in the database, a replica that may lag"
-}
+def recheck_delay(attempt: int) -> float | None:
+    """Seconds to wait for a lagging row before recheck number ``attempt`` (the first is 1).
+
+    None when the rest is left to the sweeps.
+    """
+    return FIRST_RECHECK * 2.0 ** (attempt - 1) if attempt <= RECHECKS else None
 
 
 class Planner:
     """Decides on files of an open staging directory.
 
     :param absent_grace: seconds; see `watcher.conf`
-    :param max_absent_removals: from one sweep to the next; see `watcher.conf`
+    :param trusted: the operator says that this is the right database: no witness is needed
     """
 
     def __init__(
-        self, staging: Staging, images: Images, *, absent_grace: float, max_absent_removals: int
+        self,
+        staging: Staging,
+        images: Images,
+        budget: RemovalBudget,
+        *,
+        absent_grace: float,
+        trusted: bool = False,
+        clock: AgeClock | None = None,
     ) -> None:
-        self._staging, self._images = staging, images
-        self.grace, self.max_absent = absent_grace, max_absent_removals
-        self.clock, self._sightings = AgeClock(), Sightings()
-        #: files of absent images that were removed since the last sweep began
-        self.absent_removed = 0
-        #: whether more of them than may be were found since then
-        self.braked = False
+        self._staging, self._images, self.budget = staging, images, budget
+        self.grace = absent_grace
+        #: a row of an image that Glance named here was found since start
+        self.witnessed = trusted
+        self._clock, self._sightings = clock or AgeClock(), Sightings()
 
-    def begin(self) -> None:
-        """A sweep begins: the brake is let go."""
-        self.absent_removed, self.braked = 0, False
+    def begin_sweep(self) -> None:
+        """Forget files that the last sweep did not see."""
         self._sightings.begin()
 
-    def decide(self, names: Sequence[str], notified: Set[str]) -> Iterator[Decision]:
-        """Decisions, one a name and in that order, each made when it is asked for.
+    def look_for_witness(self, ids: Set[str]) -> None:
+        """Ask for images that Glance named, unless a witness was found already.
 
-        :param notified: canonical ids of images that Glance told to be deleted
+        :raises DatabaseError: it can't be asked
+        """
+        if not self.witnessed:
+            self._states(ids)
+
+    def look(self, name: str) -> Look:
+        """Status of a file, to be taken before its image's row is read."""
+        try:
+            return self._staging.lstat(name)
+        except OSError as error:  # what is wrong with one name concerns that name only
+            return error
+
+    def decide(self, looks: Mapping[str, Look], notified: Set[str] = _NOBODY) -> Sequence[Decision]:
+        """Decide on files whose status was just taken by `look`, in that order.
+
+        :param notified: canonical ids of images whose deletion Glance reported
         :raises DatabaseError: nothing is decided then
         """
-        ids = {name: image_id(name) for name in names}
-        states = self._images.states({found for found in ids.values() if found})
+        ids = {name: image_id(name) for name in looks}
+        states = self._states({found for found in ids.values() if found})
         # An age is taken once: a file that comes of age meanwhile has not had its second read.
-        seen = {
-            name: self._see(name)
+        ages = {
+            name: self._age(name, looks[name])
             for name, found in ids.items()
             if found and states[found] is ImageState.ABSENT
         }
-        suspects = {
-            found
-            for name, found in ids.items()
-            if found and name in seen and seen[name].age >= self.grace
-        }
-        states |= self._images.states_in_any_case(suspects)
-        for name, found in ids.items():
-            if found is None:
-                yield Decision(name, None, None, Verdict.KEEP, "not an image's file")
-            else:
-                sighting = seen.get(name, _UNSEEN)
-                yield self._judge(name, found, states[found], sighting, found.lower() in notified)
-
-    def _see(self, name: str) -> _Sighting:
-        try:
-            status = self._staging.lstat(name)
-        except OSError:  # a broken file system; in doubt the file is young
-            return _Sighting(None, -math.inf)
-        if status is None:
-            return _UNSEEN
-        if self._staging.network:
-            return _Sighting(status, self._sightings.age(name, status))
-        return _Sighting(status, self.clock.age(status))
-
-    def _judge(
-        self, name: str, found: str, state: ImageState, seen: _Sighting, notified: bool
-    ) -> Decision:
-        outcome = verdict(state, age=seen.age, grace=self.grace, notified=notified)
-        delay = 0.0
-        if state is not ImageState.ABSENT:
-            reason = _REASONS[state]
-        elif outcome is Verdict.RECHECK:
-            delay = min(self.grace - seen.age, MAX_DELAY) + 0.05  # past it, not just at it
-            since = "first seen so" if self._staging.network else "changed"
-            reason = f"image is not in the database, {since} less than {self.grace:g} s ago"
-        elif self.absent_removed >= self.max_absent:
-            outcome, reason = Verdict.KEEP, "image is not in the database, max_absent_removals hit"
-            self._brake()
-        else:
-            reason = "image is not in the database"
-        return Decision(name, found, state, outcome, reason, seen.status, delay)
-
-    def _brake(self) -> None:
-        if not self.braked:
-            self.braked = True
-            LOG.error(
-                "No more than %i files of images that are not in the database are removed from "
-                "one sweep to the next; the others stay. If [database] connection is the right "
-                "database, raise [staging_watcher] max_absent_removals",
-                self.max_absent,
+        suspects = {ids[name] or "" for name, age in ages.items() if age >= self.grace}
+        if suspects:
+            states |= self._confirm(suspects)
+        return [
+            Decision(name, None, None, Verdict.KEEP, Reason.NOT_AN_IMAGE)
+            if found is None
+            else self._decide(
+                name,
+                found,
+                states[found],
+                looks[name],
+                age=ages.get(name, 0.0),
+                notified=found.lower() in notified,
             )
+            for name, found in ids.items()
+        ]
+
+    def _states(self, ids: Set[str]) -> dict[str, ImageState]:
+        states = self._images.states(ids)
+        known = (ImageState.LIVE, ImageState.DELETED)
+        self.witnessed = self.witnessed or any(state in known for state in states.values())
+        return states
+
+    def _confirm(self, suspects: Set[str]) -> dict[str, ImageState]:
+        if self.witnessed:
+            return self._images.confirm_absent(suspects)
+        if not self._images.check():
+            raise DatabaseError(
+                "the images table has no row at all; is [database] connection the right database?"
+            )
+        return {}
+
+    def _age(self, name: str, look: Look) -> float:
+        if isinstance(look, FileNotFoundError):
+            return math.inf
+        if isinstance(look, OSError):  # it can't be told: in doubt the file is young
+            return -math.inf
+        if self._staging.network:
+            return self._sightings.age(name, look)
+        return self._clock.age(look)
+
+    def _decide(
+        self,
+        name: str,
+        found: str,
+        state: ImageState,
+        look: Look,
+        *,
+        age: float,
+        notified: bool,
+    ) -> Decision:
+        outcome, reason = verdict(
+            state,
+            age=age,
+            grace=self.grace,
+            notified=notified,
+            witnessed=self.witnessed,
+        )
+        young = reason is Reason.YOUNG
+        status = None if isinstance(look, OSError) else look
+        delay = min(self.grace - age, MAX_DELAY) + 0.05 if young else 0.0  # past it, not just at it
+        return Decision(name, found, state, outcome, reason, status, delay)
+
+    def afford(self, decision: Decision) -> Decision:
+        """Apply the budget, just before a decision is carried out or shown.
+
+        The removal of an absent image's file is reserved: whoever doesn't make it calls `refund`.
+        """
+        if decision.reason is Reason.ABSENT and not self.budget.reserve():
+            return decision._replace(verdict=Verdict.KEEP, reason=Reason.LIMIT)
+        return decision
+
+    def refund(self, decision: Decision) -> None:
+        """Give back what was reserved for a removal that was not made."""
+        if decision.reason is Reason.ABSENT:
+            self.budget.refund()

@@ -2,41 +2,58 @@
 """The one thread that touches files and the database: keys → passes of the cleaner → next keys."""
 
 import errno
+import logging
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from itertools import islice
+from typing import Protocol
 
 from oslo_log import log
 
-from watcher import backoff as jitter
-from watcher.backoff import backoff
+from watcher import backoff
 from watcher.conditions import Condition
 from watcher.conf import Limits
 from watcher.database.images import Images
 from watcher.errors import DatabaseError
-from watcher.reconcile.cleaner import Cleaner, Outcome
-from watcher.reconcile.verdict import recheck_delay
-from watcher.staging.directory import Identity, Staging
+from watcher.reconcile.cleaner import Cleaner, Outcome, Pass, Progress, Step
+from watcher.reconcile.planner import recheck_delay
+from watcher.staging.directory import DirectoryReplacedError, Identity, Staging
 from watcher.stats import Tally, Trigger
-from watcher.triggers.directory_watch import DirectoryWatch
 from watcher.workqueue import Directory, File, Image, Key, Sweep, Waiting, WorkQueue
 
 LOG = log.getLogger(__name__)
 
 CHECK_INTERVAL = 10.0  # seconds between looks for a replaced, mounted over or missing directory
+CHANGED_DELAY = 0.1  # seconds until a file that changed under a verdict is looked at again
+MAX_YOUNG = 1000  # files whose grace is waited for one by one; others are left to the sweeps
 
 # share of a wait by which it differs from host to host
 JITTER = 0.1
 LAG_JITTER = 0.5  # of the short ones for a lagging row
 
+# Seconds over which hosts that may share a directory spread their looks at a notified image.
+TURN_SPREAD = 0.5
+
+
+class Watch(Protocol):
+    """What puts file events on the queue; `watcher.triggers.directory_watch` is one."""
+
+    @property
+    def watching(self) -> Identity | None:
+        """Directory whose events are reported; None when none are."""
+
+    def follow(self, staging: Staging) -> None:
+        """Watch the open staging directory, and no other one any more."""
+
+    def wait_for(self, path: str) -> None:
+        """Watch the nearest directory above a path that doesn't exist, until it may."""
+
 
 class Reconciler:
     """Takes keys off the queue and makes the directory agree with the database.
 
-    :param sweep_interval: seconds from the end of a sweep to the next, a tenth less or more
-    :param on_swept: called after the first try of a sweep
-    :param on_progress: called at least each ``check_interval`` seconds, and after each step of a
-        pass, unless something hangs
+    :param check_interval: seconds between looks at the directory's identity; `run` yields at
+        least that often, unless a system call or a query hangs
     """
 
     def __init__(
@@ -46,145 +63,303 @@ class Reconciler:
         staging: Staging,
         images: Images,
         cleaner: Cleaner,
-        events: DirectoryWatch,
-        sweep_interval: float,
-        on_swept: Callable[[], None],
-        on_progress: Callable[[], None] = lambda: None,
+        watch: Watch,
+        limits: Limits,
         check_interval: float = CHECK_INTERVAL,
     ) -> None:
         self._queue, self._staging, self._images = queue, staging, images
-        self._cleaner, self._stats, self._events = cleaner, cleaner.stats, events
-        self._sweep_interval = sweep_interval
-        self._asked: deque[Limits] = deque(maxlen=1)  # by another thread
-        self._on_swept, self._on_progress = on_swept, on_progress
+        self._cleaner, self._planner, self._watch = cleaner, cleaner.planner, watch
+        self._stats = cleaner.stats
+        self._limits = self._asked_limits = limits
         self._check_interval = check_interval
-        #: moment of the monotonic clock of the last progress
-        self.heartbeat = time.monotonic()
+        #: the first sweep was tried
+        self.swept = False
+        self._sweep: Pass | None = None  # one that an error interrupted, or that is under way
+        self._failed_tries, self._retry_at = 0, 0.0
         self._known: Identity | None = None
-        self._told_missing = False
+        self._logged_missing = False
         self._checked = False
-        # images that Glance told to be deleted, whose files are still to be looked at
-        self._owed: dict[str, Waiting] = {}
-        self._told_removed = (0, 0)  # files and bytes
-        #: what can be out of order, by the part of the watcher
-        self.faults: Mapping[str, Condition] = {
+        self._logged_removed = (0, 0)  # files and bytes
+        #: components that can fail, by name
+        self.conditions: Mapping[str, Condition] = {
             "database": Condition(
                 LOG,
-                "Cannot ask the database for images, nothing is removed until it answers: %s",
-                "The database answers again",
+                "Database unavailable; removals suspended: %s",
+                "Database available; removals continue",
             ),
             "directory": Condition(
                 LOG,
-                "Cannot read the staging directory, trying again: %s",
-                "The staging directory can be read again",
+                "Cannot read the staging directory, retrying: %s",
+                "Staging directory readable again",
             ),
             "file_events": Condition(
                 LOG,
-                "Cannot watch the staging directory for file events, sweeps and notifications go "
-                "on: %s",
-                "File events of the staging directory arrive again",
+                "Cannot watch the staging directory; sweeps and notifications continue: %s",
+                "Watching the staging directory again",
+            ),
+            "removals": Condition(LOG, "Removals fail: %s", "Removals succeed again"),
+            "absent_removals_limit": Condition(
+                LOG,
+                "Limit of max_absent_removals reached; further files without a database row are "
+                "kept: %s",
+                "Room within max_absent_removals again",
+            ),
+            "witness": Condition(
+                LOG,
+                "Files without a database row are kept: %s",
+                "Found an image of this Glance in the database; files without a row are removed "
+                "again",
+                level=logging.WARNING,
             ),
         }
 
-    def run(self) -> None:
-        """Work until the queue is closed."""
+    def run(self) -> Iterator[Step]:
+        """Work until the queue is closed; the caller does its own work between steps."""
         self._queue.put(Sweep())
         self._queue.put(Directory())
         while keys := self._queue.take():
-            self._progress()
-            self._reconcile(keys)
-            if _sweep_in(keys):
-                self._on_swept()
-            self._progress()
+            self._apply_limits()
+            yield from self._reconcile(keys)
+            self.swept = self.swept or Sweep() in keys
+            yield Progress(0)
 
-    def limit(self, limits: Limits) -> None:
-        """Other limits, from the next step on, and a sweep at once. Any thread may call it."""
-        self._asked.append(limits)
+    def reconfigure(self, limits: Limits) -> None:
+        """Use other limits from the next keys on, and sweep at once. Any thread may call it."""
+        self._asked_limits = limits
         self._queue.put(Sweep())
 
-    def _progress(self, done: int = 0, count: int = 0) -> None:
-        self.heartbeat = time.monotonic()
-        self._on_progress()
-        if self._asked:  # only between steps: one's grace chose who has the second read
-            limits = self._asked.popleft()
-            self._sweep_interval = limits.sweep_interval
-            self._cleaner.limit(
-                absent_grace=limits.absent_grace, max_absent_removals=limits.max_absent_removals
-            )
+    def _apply_limits(self) -> None:
+        self._limits = self._asked_limits
+        self._planner.grace = self._limits.absent_grace
+        self._planner.budget.limit = self._limits.max_absent_removals
+        self._update_limit()
 
-    def _reconcile(self, keys: Mapping[Key, Waiting]) -> None:
-        try:
-            self._look(keys)
-        except DatabaseError as error:
-            self.faults["database"].begin(str(error))
-            self._try_again(keys)
+    def _reconcile(self, keys: dict[Key, Waiting]) -> Iterator[Step]:
         if Directory() in keys:
+            del keys[Directory()]
             self._queue.put(Directory(), delay=self._check_interval)
-
-    def _look(self, keys: Mapping[Key, Waiting]) -> None:
         try:
             with self._staging:
-                if self._follow() or _sweep_in(keys):
-                    self._owe(keys)
-                    self._sweep()
-                elif self.faults["database"].active:
-                    self._owe(keys)  # the sweep to come sees all else
-                else:
-                    self._clean(keys)
+                if self._follow():
+                    keys.setdefault(Sweep(), Waiting(0, time.monotonic()))
+                yield from self._handle(keys)
         except FileNotFoundError:
             self._wait_for_directory()
-            if _sweep_in(keys):
-                self._ask_database()
-                self._stats.swept(0.0, Tally())  # of nothing
-                self._sweep_later()
+            if Sweep() in keys:
+                yield from self._sweep_nothing()
+        except DirectoryReplacedError:
+            self._sweep = None
+            self._queue.put(Sweep())
         except OSError as error:
-            self.faults["directory"].begin(str(error))
-            self._ask_database()
-            self._try_again(keys)
+            self._sweep = None
+            self.conditions["directory"].begin(str(error))
+            yield from self._sweep_nothing()
+            self._retry({Sweep(): Waiting(0, time.monotonic()), **keys})
 
-    def _ask_database(self) -> None:
-        # No file is looked at, so nothing else would tell whether it still, or now, answers.
-        self._images.check()
-        self.faults["database"].end()
+    def _handle(self, keys: Mapping[Key, Waiting]) -> Iterator[Step]:
+        """Events first, then the sweep; what an error leaves undone is put back."""
+        if self.conditions["database"].active and time.monotonic() < self._retry_at:
+            self._queue.requeue(keys, delay=self._retry_at - time.monotonic())
+            return
+        try:
+            yield from self._clean(keys)
+            if Sweep() in keys:
+                yield from self._sweep_all()
+        except DatabaseError as error:
+            self.conditions["database"].begin(str(error))
+            self._retry({Sweep(): Waiting(0, time.monotonic()), **keys})
+        else:
+            self._failed_tries = 0
+            self.conditions["directory"].end()
 
-    def _try_again(self, keys: Mapping[Key, Waiting]) -> None:
-        sweep = _sweep_in(keys)
-        attempt = (sweep.attempt if sweep else 0) + 1
-        delay = backoff(attempt)
+    def _retry(self, keys: Mapping[Key, Waiting]) -> None:
+        self._failed_tries += 1
+        delay = backoff.backoff(self._failed_tries)
+        self._retry_at = time.monotonic() + delay
         LOG.debug("Next try in %.2f s", delay)
-        self._queue.put(Sweep(), delay=delay, attempt=attempt)
+        self._queue.requeue(keys, delay=delay)
+
+    def _sweep_all(self) -> Iterator[Step]:
+        if self.conditions["database"].active or not self._checked:
+            self._images.check()
+            self._checked = True
+        if self._sweep is None:
+            self._sweep = self._cleaner.sweep()
+        for step in self._sweep.steps():
+            yield step
+            if events := self._queue.take_events():
+                yield from self._clean_or_retry(events)
+            if self._queue.closed:
+                return
+        outcome, self._sweep = self._sweep.outcome, None
+        self.conditions["database"].end()
+        self._evaluate(outcome, swept=True)
+        self._log_removed()
+        self._requeue_files(outcome, {})
+        self._queue.put(Sweep(), delay=backoff.around(self._limits.sweep_interval, JITTER))
+
+    def _clean_or_retry(self, events: Mapping[Key, Waiting]) -> Iterator[Step]:
+        try:
+            yield from self._clean(events)
+        except DatabaseError:
+            self._queue.requeue(events, delay=CHANGED_DELAY)
+            raise
+
+    def _sweep_nothing(self) -> Iterator[Step]:
+        """Count a sweep of no file; the database's state must still be known."""
+        try:
+            self._images.check()
+        except DatabaseError as error:
+            self.conditions["database"].begin(str(error))
+            self._retry({Sweep(): Waiting(0, time.monotonic())})
+        else:
+            self.conditions["database"].end()
+            self._stats.swept(0.0, Tally())
+            self._queue.put(Sweep(), delay=backoff.around(self._limits.sweep_interval, JITTER))
+        yield Progress(0)
+
+    def _clean(self, keys: Mapping[Key, Waiting]) -> Iterator[Step]:
+        """Look at the files and images among the keys."""
+        files: dict[Trigger, dict[str, Waiting]] = {Trigger.FILE_EVENT: {}, Trigger.RECHECK: {}}
+        notified: dict[str, Waiting] = {}
+        for key, waiting in keys.items():
+            if isinstance(key, File) and self._staging.saw(key.name):
+                trigger = Trigger.RECHECK if waiting.attempt else Trigger.FILE_EVENT
+                files[trigger][key.name] = waiting
+            elif isinstance(key, Image) and not self._leave_to_others(key, waiting):
+                notified[key.id] = waiting
+        for trigger, found in files.items():
+            outcome = yield from self._pass(self._cleaner.clean(_since(found), trigger))
+            self._requeue_files(outcome, found)
+        if notified:
+            self._planner.look_for_witness(notified.keys())
+            names = {
+                name: waiting
+                for image, waiting in notified.items()
+                for name in self._staging.files_of(image)
+            }
+            outcome = yield from self._pass(
+                self._cleaner.clean(_since(names), Trigger.NOTIFICATION, notified=notified.keys())
+            )
+            self._requeue_files(outcome, {})
+            self._requeue_lagging(outcome, notified)
+
+    def _leave_to_others(self, image: Image, waiting: Waiting) -> bool:
+        """Whether a notified image is looked at later: on a directory that hosts share, mostly
+        the first does the work, and the others find no file."""
+        if self._staging.network is None or waiting.attempt:
+            return False
+        delay = backoff.within(TURN_SPREAD)
+        self._queue.put(image, delay=delay, attempt=1, since=waiting.since)
+        return True
+
+    def _pass(self, work: Pass) -> Generator[Step, None, Outcome]:
+        yield from work.steps()
+        self._evaluate(work.outcome)
+        return work.outcome
+
+    def _requeue_files(self, outcome: Outcome, waited: Mapping[str, Waiting]) -> None:
+        young = {
+            name: delay
+            for name, delay in islice(outcome.young.items(), MAX_YOUNG)
+            if delay <= self._limits.sweep_interval  # else a sweep is earlier
+        }
+        if self._queue.delayed >= MAX_YOUNG:
+            young = {}
+        for name, delay in young.items():
+            # Later only: before its grace is over the file would stay.
+            self._queue.put(File(name), delay=delay + backoff.within(delay * JITTER), attempt=1)
+        for name in outcome.changed[:MAX_YOUNG]:
+            attempt = waited[name].attempt if name in waited else 0
+            delay = min(CHANGED_DELAY * 2.0 ** min(attempt, 10), backoff.MAX_DELAY)
+            self._queue.put(File(name), delay=delay, attempt=attempt + 1)
+        self._stats.rechecks += len(young) + len(outcome.changed[:MAX_YOUNG])
+
+    def _requeue_lagging(self, outcome: Outcome, notified: Mapping[str, Waiting]) -> None:
+        for image in outcome.lagging:
+            waiting = notified[image]
+            attempt = waiting.attempt + 1
+            if (wait := recheck_delay(attempt)) is not None:
+                self._stats.rechecks += 1
+                self._queue.put(
+                    Image(image),
+                    delay=backoff.around(wait, LAG_JITTER),
+                    attempt=attempt,
+                    since=waiting.since,
+                )
+
+    def _evaluate(self, outcome: Outcome, *, swept: bool = False) -> None:
+        """Update the conditions by what a pass met."""
+        failure, limit = outcome.failure, self._planner.budget.limit
+        if outcome.removed or (swept and failure is None):
+            self.conditions["removals"].end()
+        elif failure is not None and _is_general(failure, swept=swept):
+            self.conditions["removals"].begin(failure.strerror or str(failure))
+        if outcome.limited and limit:
+            self.conditions["absent_removals_limit"].begin(
+                f"{limit} in 24 hours; if [database] connection is this Glance's database, raise "
+                "[staging_watcher] max_absent_removals"
+            )
+        self._update_limit()
+        witness = self.conditions["witness"]
+        if outcome.unwitnessed:
+            witness.begin(
+                f"none of the image files here ({outcome.unwitnessed} of them old enough) has a "
+                "row in the database; is [database] connection this Glance's database?"
+            )
+        elif self._planner.witnessed and witness.end():
+            self._queue.put(Sweep())
+        elif swept:
+            witness.forget()
+
+    def _update_limit(self) -> None:
+        if self._planner.budget.room:
+            self.conditions["absent_removals_limit"].end()
+
+    def _log_removed(self) -> None:
+        tallies = self._stats.tallies.values()
+        removed, size = sum(t.removed for t in tallies), sum(t.size for t in tallies)
+        if removed > self._logged_removed[0]:
+            LOG.info(
+                "Removed %i stale staging files, %.1f MiB, since the previous sweep",
+                removed - self._logged_removed[0],
+                (size - self._logged_removed[1]) / 2**20,
+            )
+        self._logged_removed = removed, size
 
     def _follow(self) -> bool:
         """Watch the open directory; True when events of it, or it itself, may have been missed."""
         identity = self._staging.identity
         changed, self._known = identity != self._known, identity
-        if changed and self._staging.network is not None:
-            LOG.info(
-                "Staging directory %s is on a network file system (%s): what other hosts write "
-                "there is found by notifications and sweeps only",
-                self._staging.path,
-                self._staging.network,
-            )
-        if self._events.watching != identity:
+        if changed:
+            self._sweep = None
+            if self._staging.network is not None:
+                LOG.info(
+                    "Staging directory %s is on a network file system (%s): files that other hosts "
+                    "write are found by notifications and sweeps only",
+                    self._staging.path,
+                    self._staging.network,
+                )
+        if self._watch.watching != identity:
             self._staging.forget_names()
-            renewed = self._events.lost and not changed
             try:
-                self._events.follow(self._staging)
+                self._watch.follow(self._staging)
             except OSError as error:
                 self._cannot_watch(error)
             else:
                 changed = True
-                if not self.faults["file_events"].end() and not renewed:
+                if not self.conditions["file_events"].end():
                     LOG.info("Watching staging directory %s", self._staging.path)
         return changed
 
     def _wait_for_directory(self) -> None:
-        forgotten = self.faults["directory"].forget()
-        if forgotten or self._known is not None or not self._told_missing:
+        self._sweep = None
+        forgotten = self.conditions["directory"].forget()
+        if forgotten or self._known is not None or not self._logged_missing:
             LOG.info("Staging directory %s does not exist, waiting for it", self._staging.path)
-            self._known, self._told_missing = None, True
+            self._known, self._logged_missing = None, True
         try:
-            self._events.wait_for(self._staging.path)
+            self._watch.wait_for(self._staging.path)
         except OSError as error:
             self._cannot_watch(error)
 
@@ -192,89 +367,14 @@ class Reconciler:
         cause = error.strerror or str(error)
         if error.errno in (errno.ENOSPC, errno.EMFILE):
             cause += "; see fs.inotify.max_user_instances and max_user_watches"
-        self.faults["file_events"].begin(cause)
-
-    def _owe(self, keys: Mapping[Key, Waiting]) -> None:
-        # To a sweep an image whose row lags is alive; only who knows that it was told looks again.
-        for key in keys:
-            if isinstance(key, File):
-                self._staging.saw(key.name)
-        for key, waiting in keys.items():
-            if isinstance(key, Image) and self._staging.files_of(key.id):
-                self._owed[key.id] = waiting
-
-    def _sweep(self) -> None:
-        if self.faults["database"].active or not self._checked:
-            self._images.check()
-            self._checked = True
-        self._recheck(self._cleaner.sweep(self._clean_events), {})
-        self.faults["database"].end()
-        self.faults["directory"].end()
-        self._events.swept()
-        self._tell_removed()
-        # The files of deleted images are gone now; what is left is for their rows to show it.
-        self._clean({Image(found): waiting for found, waiting in self._owed.items()})
-        self._sweep_later()
-
-    def _sweep_later(self) -> None:
-        self._queue.put(Sweep(), delay=jitter.around(self._sweep_interval, JITTER))
-
-    def _tell_removed(self) -> None:
-        tallies = self._stats.tallies.values()
-        removed, size = sum(t.removed for t in tallies), sum(t.size for t in tallies)
-        if removed > self._told_removed[0]:
-            LOG.info(
-                "Removed %i stale staging files, %.1f MiB, since the sweep before",
-                removed - self._told_removed[0],
-                (size - self._told_removed[1]) / 2**20,
-            )
-        self._told_removed = removed, size
-
-    def _clean_events(self, done: int, count: int) -> None:
-        self._progress()
-        self._clean(self._queue.take_events())
-
-    def _clean(self, keys: Mapping[Key, Waiting]) -> None:
-        files: dict[Trigger, dict[str, float]] = {Trigger.FILE_EVENT: {}, Trigger.RECHECK: {}}
-        notified: dict[str, Waiting] = {}
-        for key, waiting in keys.items():
-            if isinstance(key, Image):
-                notified[key.id] = waiting
-            elif isinstance(key, File) and self._staging.saw(key.name):
-                trigger = Trigger.RECHECK if waiting.attempt else Trigger.FILE_EVENT
-                files[trigger][key.name] = waiting.since
-        self._owed |= notified
-        for trigger, names in files.items():
-            self._recheck(self._cleaner.clean(names, trigger, between=self._progress), {})
-        names = {
-            name: waiting.since
-            for found, waiting in notified.items()
-            for name in self._staging.files_of(found)
-        }
-        outcome = self._cleaner.clean(
-            names, Trigger.NOTIFICATION, notified=notified.keys(), between=self._progress
-        )
-        self._owed = {k: waiting for k, waiting in self._owed.items() if k not in notified}
-        self._recheck(outcome, notified)
-
-    def _recheck(self, outcome: Outcome, notified: Mapping[str, Waiting]) -> None:
-        for name, grace in outcome.young.items():
-            # Later only: before its grace is over it would be in vain.
-            delay = grace + jitter.within(grace * JITTER)
-            self._queue.put(File(name), delay=delay, attempt=1)
-        for found in outcome.lagging:
-            waiting = notified[found]
-            attempt = waiting.attempt + 1
-            if (wait := recheck_delay(attempt)) is not None:
-                self._queue.put(
-                    Image(found),
-                    delay=jitter.around(wait, LAG_JITTER),
-                    attempt=attempt,
-                    since=waiting.since,
-                )
+        self.conditions["file_events"].begin(cause)
 
 
-def _sweep_in(keys: Mapping[Key, Waiting]) -> Waiting | None:
-    """The sweep among the keys, of several the one that was tried most; None if there is none."""
-    sweeps = (waiting for key, waiting in keys.items() if isinstance(key, Sweep))
-    return max(sweeps, key=lambda waiting: waiting.attempt, default=None)
+def _since(waiting: Mapping[str, Waiting]) -> dict[str, float]:
+    return {name: each.since for name, each in waiting.items()}
+
+
+def _is_general(failure: OSError, *, swept: bool) -> bool:
+    """Whether it concerns more than the one file; after a sweep that removed none, it may."""
+    may = swept and failure.errno in (errno.EACCES, errno.EPERM, errno.EIO)
+    return may or failure.errno == errno.EROFS

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The staging directory: name → image id, listing, identity, and removal that can't go astray.
+"""The staging directory: listing, identity, and removal that can't leave it.
 
 A pass over the directory works relative to one open descriptor, so nothing that is renamed,
 linked or mounted on the way to it can lead a removal elsewhere. Between passes nothing is held
@@ -10,20 +10,17 @@ import errno
 import itertools
 import os
 import stat
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import NamedTuple
 
-from watcher.staging.mounts import network_type
+from watcher.staging.closer import Closer
+from watcher.staging.mounts import UNKNOWN, network_type
 from watcher.staging.names import NameIndex
 
-# What a look at one file may fail with while the directory is in order.
-_OF_ONE_FILE = (errno.EIO, errno.ESTALE)
-
 HUGE = 1 << 30  # bytes on disk
-BATCH = 50_000  # names held at a time: 10 MB
+BATCH = 10_000  # names read at a time; it takes 10 ms
 
 
 class Identity(NamedTuple):
@@ -34,7 +31,11 @@ class Identity(NamedTuple):
 
 
 class FileChangedError(Exception):
-    """The file, or the directory, isn't the one that was judged; look again."""
+    """The file isn't the one that was judged; look again."""
+
+
+class DirectoryReplacedError(Exception):
+    """The path leads to another directory than the one that was opened."""
 
 
 class Staging:
@@ -49,9 +50,11 @@ class Staging:
     def __init__(self, path: str) -> None:
         self.path = path
         self.identity: Identity | None = None
-        #: type of the network file system that it lies on; None: it is this host's own
+        #: type of the network file system that it lies on, `UNKNOWN` if that can't be told;
+        #: None: it is this host's own
         self.network: str | None = None
         self.descriptor = -1
+        self._closer = Closer()
         self._index: NameIndex | None = None
         # of a listing that is under way; becomes the index when that is complete
         self._fresh: NameIndex | None = None
@@ -67,6 +70,8 @@ class Staging:
         if held != self.identity:
             self.identity, self._index, self._fresh = held, None, None
             self.network = network_type(self.descriptor)
+        elif self.network == UNKNOWN:
+            self.network = network_type(self.descriptor)
         return self
 
     def __exit__(
@@ -78,37 +83,31 @@ class Staging:
         os.close(self.descriptor)
         self.descriptor = -1
 
-    def listing(self) -> tuple[int, Iterator[list[str]]]:
-        """Number of entries, and their names in batches of at most `BATCH`.
+    def count(self) -> int:
+        """Number of entries, by a scan of its own."""
+        with self._scan() as entries:
+            return sum(1 for _ in entries)
 
-        In one batch they are in the order of their inodes: the cheapest to remove them in. Of
-        more than one batch, which come as they are asked for, the number is of the beginning.
+    def listing(self) -> Iterator[str]:
+        """Names of all entries, read `BATCH` at a time as they are asked for.
+
+        Each batch is in the order of its inodes: the cheapest to remove files in.
 
         :raises OSError: the directory can't be read
         """
-        batches = self._batches()
-        first = next(batches, [])
-        count = len(first)
-        if count == BATCH:
-            with self._scan() as entries:
-                count = sum(1 for _ in entries)
-        return count, itertools.chain([first] if first else [], batches)
-
-    def _batches(self) -> Iterator[list[str]]:
         fresh = self._fresh = NameIndex()
         try:
             with self._scan() as entries:
                 full = True
                 while full:
                     batch = sorted((e.inode(), e.name) for e in itertools.islice(entries, BATCH))
-                    names = [name for _, name in batch]
-                    for name in names:
+                    for _, name in batch:
                         fresh.add(name)
-                    full = len(names) == BATCH
+                    full = len(batch) == BATCH
                     if not full:
                         self._index, self._fresh = fresh, None
-                    del batch
-                    yield names
+                    for _, name in batch:
+                        yield name
         finally:
             if self._fresh is fresh:
                 self._fresh = None
@@ -127,27 +126,25 @@ class Staging:
     def files_of(self, key: str) -> list[str]:
         """Names of an image's files that are there now, by its canonical id.
 
-        The cost does not grow with the number of other files, as long as `saw` is told of every
-        new name; `forget_names` says that it wasn't. What a listing that is under way hasn't come
-        to is left to it.
+        The cost does not grow with the number of other files, as long as `saw` is called with
+        every new name; `forget_names` says that it wasn't. What a listing under way hasn't read
+        yet is left to it.
         """
         index = self._index or self._fresh
         if index is None:
-            for _ in self._batches():
+            for _ in self.listing():
                 pass
             return self.files_of(key)
         return [name for name in index.files_of(key) if self.saw(name)]
 
     def saw(self, name: str) -> bool:
-        """Take note of a name that an event told of; False when nothing of that name is there.
-
-        :raises OSError: the directory can't be looked at
-        """
+        """Take note of a name that an event reported; False when nothing of that name is there."""
         try:
-            there = self.lstat(name) is not None
-        except OSError as error:
-            if error.errno not in _OF_ONE_FILE:
-                raise
+            self.lstat(name)
+            there = True
+        except FileNotFoundError:
+            there = False
+        except OSError:  # of this one name; a removal will say what is wrong with it
             there = True
         for index in (self._index, self._fresh):
             if index is not None:
@@ -162,39 +159,33 @@ class Staging:
         """Path of an entry, for log lines."""
         return os.path.join(self.path, name)
 
-    def lstat(self, name: str) -> os.stat_result | None:
-        """Status of an entry, links not followed; None when there is no such entry.
+    def lstat(self, name: str) -> os.stat_result:
+        """Status of an entry, links not followed.
 
+        :raises FileNotFoundError: there is no such entry
         :raises OSError: any other failure
         """
-        try:
-            return os.lstat(name, dir_fd=self.descriptor)
-        except FileNotFoundError:
-            return None
+        return os.lstat(name, dir_fd=self.descriptor)
 
-    def remove(self, name: str, judged: os.stat_result | None = None) -> int | None:
-        """Remove a regular file; one that is gone already is a success.
+    def remove(self, name: str, judged: os.stat_result | None) -> int | None:
+        """Remove anything but a directory; what is gone already is a success.
 
-        :param judged: status on which the verdict rests; the file must still be that very one
+        :param judged: status on which the verdict rests, None if there was no such entry; it must
+            still be that very one
         :returns: bytes on disk that it held; None when it was gone already
-        :raises FileChangedError: the file, or the staging directory, isn't the judged one
+        :raises FileChangedError: it isn't the judged one
+        :raises DirectoryReplacedError: the path leads to another directory now
         :raises OSError: it can't be removed; names the full path
         """
+        if not self._is_in_place():
+            raise DirectoryReplacedError(self.path)
         try:
-            if not self._is_in_place():
-                raise FileChangedError(self.path)
-            now = os.lstat(name, dir_fd=self.descriptor)
+            now = self.lstat(name)
             if stat.S_ISDIR(now.st_mode):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            if not stat.S_ISREG(now.st_mode):
-                raise OSError(errno.EINVAL, "Not a regular file")
-            if judged is not None and _version(now) != _version(judged):
+            if judged is None or _version(now) != _version(judged):
                 raise FileChangedError(name)
-            # What is held open NFS only renames, and the server frees blocks in any case.
-            if now.st_blocks * 512 >= HUGE and self.network is None:
-                self._remove_huge(name)
-            else:
-                os.unlink(name, dir_fd=self.descriptor)
+            self._unlink(name, now)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -209,14 +200,17 @@ class Staging:
         except OSError:
             return False
 
-    def _remove_huge(self, name: str) -> None:
-        # Giving back the blocks of a huge file takes seconds. Whoever holds the file last does
-        # it: here a thread that does nothing else, while the name is gone at once.
-        held = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.descriptor)
+    def _unlink(self, name: str, status: os.stat_result) -> None:
+        held, flags = -1, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+        # What is held open NFS only renames, and the server frees blocks in any case.
+        if status.st_blocks * 512 >= HUGE and stat.S_ISREG(status.st_mode) and not self.network:
+            with suppress(OSError):  # no descriptor left: the blocks are freed here
+                held = os.open(name, flags, dir_fd=self.descriptor)
         try:
             os.unlink(name, dir_fd=self.descriptor)
         finally:
-            threading.Thread(target=os.close, args=(held,), daemon=True).start()
+            if held >= 0:
+                self._closer.close(held)
 
 
 def _identity(status: os.stat_result) -> Identity:

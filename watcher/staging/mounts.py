@@ -8,6 +8,8 @@ NETWORK = {
     "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "smb3", "smbfs", "virtiofs",
 }  # fmt: skip
 
+UNKNOWN = "unknown"
+
 
 def mount_type(descriptor: int) -> str:
     """Type of the file system on which an open file lies, such as "ext4" or "nfs4".
@@ -22,13 +24,14 @@ def mount_type(descriptor: int) -> str:
             fields = line.split(b" ")
             if fields[0] == mount.encode():
                 return fields[fields.index(b"-", 6) + 1].decode()
-    return "unknown"
+    return UNKNOWN
 
 
 def network_type(descriptor: int) -> str | None:
-    """Type of the network file system on which an open file lies; None when it lies on none."""
+    """Type of the network file system on which an open file lies; None when it lies on none,
+    `UNKNOWN` when that can't be told."""
     try:
         kind = mount_type(descriptor)
-    except OSError:  # without /proc
-        return None
-    return kind if kind in NETWORK else None
+    except OSError:  # without /proc, or without a free descriptor
+        return UNKNOWN
+    return kind if kind in NETWORK or kind == UNKNOWN else None

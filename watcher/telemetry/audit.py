@@ -12,7 +12,7 @@ from oslo_log import log
 
 from watcher.conditions import Condition
 from watcher.errors import ConfigError
-from watcher.stats import Removal
+from watcher.reconcile.cleaner import Removal
 
 LOG = log.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class AuditLog:
                 f"Cannot write [staging_watcher] audit_log {path}: {error.strerror}; "
                 "run as the user that runs glance-api"
             ) from None
-        self._fault = Condition(
+        self.condition = Condition(
             LOG,
             f"Cannot write the audit to {path}, removals go on without it: %s",
             f"The audit is written to {path} again",
@@ -67,9 +67,9 @@ class AuditLog:
         try:
             self._append(f"{line}\n".encode("ascii"))
         except OSError as error:
-            self._fault.begin(error.strerror or str(error))
+            self.condition.begin(error.strerror or str(error))
         else:
-            self._fault.end()
+            self.condition.end()
 
     def _append(self, line: bytes) -> None:
         if self._descriptor is None or not _is_at(self._path, self._descriptor):
@@ -86,7 +86,7 @@ class AuditLog:
             try:
                 os.close(descriptor)
             except OSError as error:  # of earlier lines; the new file may be in order
-                self._fault.begin(error.strerror or str(error))
+                self.condition.begin(error.strerror or str(error))
 
 
 def _is_at(path: str, descriptor: int) -> bool:

@@ -85,11 +85,6 @@ class Metrics:
         yield _counter(
             "rechecks", "Files and images put back to be looked at later.", self._stats.rechecks
         )
-        yield _counter(
-            "brakes",
-            "Times that max_absent_removals was hit, at most once from sweep to sweep.",
-            self._stats.brakes,
-        )
 
     def _sweeps(self) -> Iterator[Metric]:
         yield _counter("sweeps", "Sweeps that came to their end.", self._stats.sweeps)

@@ -116,7 +116,6 @@ def watcher_section(
             "sweeps": stats.sweeps,
             "notifications": stats.notifications,
             "rechecks": stats.rechecks,
-            "brakes": stats.brakes,
             "files": {trigger.value: _counts(tally) for trigger, tally in stats.tallies.items()},
         },
     }

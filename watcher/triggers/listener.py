@@ -194,7 +194,7 @@ class NotificationListener:
             self._reconnects += again
         # What is sent before the queue is bound is lost: the sweep must come later.
         delay = BIND_TIME + jitter.within(SWEEP_SPREAD) if again else 0.0
-        self._queue.put(Sweep(self._reconnects), delay=delay)
+        self._queue.put(Sweep(), delay=delay, replace=again)
 
     def _is_retired(self) -> bool:
         return threading.current_thread() in self._retired
