@@ -172,9 +172,9 @@ def test_raised_limits_take_effect_at_once(new_host: Callable[..., Host]) -> Non
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
-        ("sweep_interval = 1", "sweep_interval = soon", "'soon'; going on with the old values"),
+        ("sweep_interval = 1", "sweep_interval = soon", "'soon'; keeping the old values"),
         ("sweep_interval = 1", "sweep_interval = -1", "sweep_interval"),
-        ("debug = true", "debug = perhaps", "going on with the old values"),
+        ("debug = true", "debug = perhaps", "keeping the old values"),
         ("[database]", f" {SECRET}\n[database]", "Failed to parse"),
         ("[database]", f"[{SECRET}\n[database]", "Failed to parse"),
         ("[DEFAULT]", f"{SECRET}", "Failed to parse"),
@@ -260,7 +260,7 @@ def test_a_log_config_that_cannot_be_used(
     host = new_host(default=f"log_config_append = {log_config}")
     program = host.start()
     log_config.write_text(LOG_CONFIG.replace(old, new))
-    assert "going on with the old values" in reload(program, "Cannot use the changed")
+    assert "keeping the old values" in reload(program, "Cannot use the changed")
     assert program.process.poll() is None
     refused("--config-file", str(host.config_file))
     log_config.write_text(LOG_CONFIG)

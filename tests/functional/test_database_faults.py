@@ -18,8 +18,8 @@ from tests.functional.host import GlanceNotifier, Host, new_id
 from tests.functional.program import SECRET, Program
 from tests.services import Database, Images, MariaDB, PostgreSQL, wait_for
 
-BEGAN = "ERROR Cannot ask the database for images, nothing is removed until it answers: "
-ENDED = "INFO The database answers again"
+BEGAN = "ERROR Database unavailable; removals suspended: "
+ENDED = "INFO Database available; removals continue"
 FAULT_TIMEOUT = 90.0  # seconds
 STEP = 1000  # files of a sweep that are looked up together
 

@@ -101,7 +101,7 @@ def waiting(host: Host) -> str:
 
 
 def unreadable(host: Host, reason: str) -> str:
-    return f"ERROR Cannot read the staging directory, trying again: {reason}: '{host.staging}'"
+    return f"ERROR Cannot read the staging directory, retrying: {reason}: '{host.staging}'"
 
 
 def unwatchable(reason: str) -> str:
@@ -111,8 +111,8 @@ def unwatchable(reason: str) -> str:
     )
 
 
-READABLE = "INFO The staging directory can be read again"
-WATCHABLE = "INFO File events of the staging directory arrive again"
+READABLE = "INFO Staging directory readable again"
+WATCHABLE = "INFO Watching the staging directory again"
 LOST = "INFO File events were lost (inotify queue overflow); sweeping"
 
 

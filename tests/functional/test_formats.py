@@ -135,7 +135,7 @@ def test_a_dry_run_and_the_sweep_agree(host: Host) -> None:
     assert code == 1
     assert {value["name"] for value in done if value["kind"] == "removed"} == to_remove
     assert [value["error"] for value in done if value["kind"] == "failed"] == ["Is a directory"]
-    for field in ("cleaned", "ignored", "error", "size", "directory", "brake"):
+    for field in ("cleaned", "ignored", "error", "size", "directory", "limited", "unwitnessed"):
         assert outcome[field] == plan[field], field
     assert (outcome["cleaned"], outcome["ignored"], outcome["error"]) == (2, 3, 1)
     assert outcome["size"] == sum(value["size"] for value in done if value["kind"] == "removed")
@@ -143,14 +143,14 @@ def test_a_dry_run_and_the_sweep_agree(host: Host) -> None:
     host.check_live()
 
 
-def test_the_brake_is_in_the_summary(host: Host, database_url: str) -> None:
+def test_the_limit_is_in_the_summary(host: Host, database_url: str) -> None:
     for _ in range(2):
         host.stage(new_id())
     limits = "absent_grace = 0\nmax_absent_removals = "
-    for limit, brake in (("10", False), ("1", True)):
+    for limit, limited in (("10", 0), ("1", 1)):
         host.configure(database_url=database_url, watcher=limits + limit)
-        assert run(host, "sweep --dry-run")[1][-1]["brake"] is brake
-    assert run(host, "sweep")[1][-1]["brake"] is True
+        assert run(host, "sweep --dry-run")[1][-1]["limited"] == limited
+    assert run(host, "sweep")[1][-1]["limited"] == 1
 
 
 def test_names_that_are_no_text_come_as_bytes(host: Host) -> None:

@@ -172,7 +172,7 @@ def test_the_interval_is_the_one_in_force(new_host: Callable[..., Host], port: i
     assert scrape(port)["sweep_interval_seconds",] == 300
     text = host.config_file.read_text()
     for seconds, said in (
-        ("-1", "going on with the old values"),
+        ("-1", "keeping the old values"),
         ("200", "Configuration reloaded"),
     ):
         assert scrape(port)["sweep_interval_seconds",] == 300

@@ -285,8 +285,8 @@ def test_without_a_directory_the_database_is_asked_all_the_same(
     assert not world.causes()
     assert [record.getMessage().partition(": ")[0] for record in caplog.records] == [
         f"Staging directory {world.staging} does not exist, waiting for it",
-        "Cannot ask the database for images, nothing is removed until it answers",
-        "The database answers again",
+        "Database unavailable; removals suspended",
+        "Database available; removals continue",
     ]
 
 
@@ -324,7 +324,7 @@ def test_a_directory_that_is_gone_is_not_one_that_cannot_be_read(
             assert not world.causes()
     told = [record.getMessage().partition(": ")[0] for record in caplog.records]
     assert told == 2 * [
-        "Cannot read the staging directory, trying again",
+        "Cannot read the staging directory, retrying",
         f"Staging directory {world.staging} does not exist, waiting for it",
     ]
 
@@ -444,11 +444,11 @@ def test_one_line_tells_at_each_sweep_what_went_since_the_one_before(
     world = new_world(swept)
     world.stage(deleted=True, count=3)
     world.reconciler.run()
-    assert told() == ["Removed 3 stale staging files, 0.0 MiB, since the sweep before"]
+    assert told() == ["Removed 3 stale staging files, 0.0 MiB, since the previous sweep"]
     world.reconciler._queue = world.queue = WorkQueue()
     world.end_after = -1
     world.reconciler.run()
-    assert told()[1:] == ["Removed 2 stale staging files, 0.0 MiB, since the sweep before"]
+    assert told()[1:] == ["Removed 2 stale staging files, 0.0 MiB, since the previous sweep"]
     assert len(sweeps) == 3, "and nothing at a sweep after which nothing had gone"
 
 
@@ -471,7 +471,7 @@ def test_what_others_removed_is_not_in_that_line(
     monkeypatch.setattr(os, "unlink", slower)
     world.reconciler.run()
     assert world.reconciler._stats.tallies[Trigger.SWEEP].cleaned == 2
-    assert "Removed 1 stale staging files, 0.0 MiB, since the sweep before" in caplog.messages
+    assert "Removed 1 stale staging files, 0.0 MiB, since the previous sweep" in caplog.messages
 
 
 def test_a_network_file_system_is_told_of_once(

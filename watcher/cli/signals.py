@@ -21,14 +21,15 @@ class Interrupted(BaseException):
 
 
 class Interruption:
-    """A context manager, for the main thread. The first signal raises `Interrupted` in `check`;
-    the second one ends the process.
+    """A context manager, for the main thread. The first signal raises `Interrupted` in `check`, or
+    `at_once`; the second one ends the process.
 
-    :param at_once: nothing is changed, so the first signal raises wherever the work is
+    :param at_once: nothing is being changed, see there
     """
 
     def __init__(self, *, at_once: bool = False) -> None:
-        self._at_once = at_once
+        #: the first signal raises wherever the work is
+        self.at_once = at_once
         self._number: int | None = None
 
     def __enter__(self) -> "Interruption":
@@ -56,5 +57,5 @@ class Interruption:
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_DFL)
         self._number = number
-        if self._at_once:
+        if self.at_once:
             self.check()

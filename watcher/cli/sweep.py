@@ -14,7 +14,7 @@ from watcher.cli.table import human_size, say_totals
 from watcher.conf import GROUP, database_url
 from watcher.database.images import Images
 from watcher.errors import ConfigError
-from watcher.reconcile.cleaner import Cleaner, Failure, Removal
+from watcher.reconcile.cleaner import Cleaner, Failure, Progress, Removal
 from watcher.service import new_cleaner, open_staging
 from watcher.staging.directory import DirectoryReplacedError, Staging
 from watcher.stats import Stats, Tally
@@ -72,6 +72,7 @@ def _sweep(conf: cfg.ConfigOpts, staging: Staging, cleaner: Cleaner, *, as_json:
                 elif isinstance(step, Failure) and as_json:
                     say_json("failed", failed_fields(step.decision, step.error))
                 shown.step(work.done, count)
+                interruption.at_once = isinstance(step, Progress) and step.asking
                 interruption.check()
         except Interrupted as end:
             done = work.outcome

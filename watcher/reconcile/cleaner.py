@@ -56,9 +56,11 @@ class Progress(NamedTuple):
     """A point at which the caller may do something else.
 
     :param done: files of the pass that were looked at
+    :param asking: what follows only reads: directory and database
     """
 
     done: int
+    asking: bool = False
 
 
 Step = Removal | Failure | Progress
@@ -180,7 +182,10 @@ class Pass:
         :raises DatabaseError: call again to go on
         :raises OSError: the directory can't be read
         """
-        while looks := self._look():
+        while True:
+            yield Progress(self.done, asking=True)
+            if not (looks := self._look()):
+                return
             asked = time.monotonic()
             decisions = self._planner.decide(looks, self._notified)
             yield Progress(self.done)
