@@ -156,15 +156,15 @@ def test_a_reload_says_what_changed_and_what_cannot(
 
 
 def test_raised_limits_take_effect_at_once(new_host: Callable[..., Host]) -> None:
-    host = new_host(watcher="sweep_interval = 86400\nabsent_grace = 86400\nmax_absent_removals = 0")
+    host = new_host(watcher="sweep_interval = 86400\nabsent_grace = 86400\nmax_absent_removals = 1")
     residue = [host.stage(new_id()) for _ in range(3)]
     host.stage_live()
     program = host.start()
     change(host, ("absent_grace = 86400", "absent_grace = 0"))
     reload(program)
-    program.wait_for_line("No more than 0 files of images that are not in the database")
-    assert all(path.exists() for path in residue)
-    change(host, ("max_absent_removals = 0", "max_absent_removals = 3"))
+    program.wait_for_line("Limit of max_absent_removals reached")
+    assert sum(path.exists() for path in residue) == 2
+    change(host, ("max_absent_removals = 1", "max_absent_removals = 3"))
     reload(program)
     host.wait_gone(*residue)
 
