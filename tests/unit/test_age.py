@@ -61,7 +61,7 @@ def test_after_a_step_of_the_clock_files_age_anew(
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         (
             "WARNING",
-            f"The system clock was set by {step:+.0f} seconds; files of unknown images wait anew",
+            f"System clock stepped by {step:+.0f} s; restarting absent_grace",
         )
     ], "told once"
 

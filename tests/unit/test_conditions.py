@@ -7,7 +7,7 @@ from oslo_config import cfg
 from oslo_log import formatters, log
 
 from watcher.backoff import backoff
-from watcher.conditions import Condition
+from watcher.conditions import MAX_LENGTH, Condition
 
 
 def test_one_line_when_it_begins_and_one_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
@@ -16,15 +16,30 @@ def test_one_line_when_it_begins_and_one_when_it_ends(caplog: pytest.LogCaptureF
     assert not fault.active and not fault.end()
     for cause in ("refused", "refused", "timed out", "refused"):
         fault.begin(cause)
-    assert fault.active
+    assert fault.active and fault.cause == "timed out; refused"
     assert fault.end() and not fault.end()
     fault.begin("refused")
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         ("ERROR", "Lost: refused"),
-        ("ERROR", "Lost: timed out"),
         ("INFO", "Back"),
         ("ERROR", "Lost: refused"),
     ]
+
+
+def test_causes_are_bounded_and_differ_by_more_than_numbers() -> None:
+    condition = Condition(log.getLogger("watcher.test"), "Lost: %s", "Back")
+    for number in range(1000):
+        condition.begin(f"unreachable after {number} ms")
+    assert condition.cause == "unreachable after 999 ms"
+    for letter in "abcdef":
+        condition.begin(letter * 10_000)
+    assert condition.cause == "; ".join(letter * MAX_LENGTH for letter in "def")
+
+
+def test_a_warning_begins_as_one(caplog: pytest.LogCaptureFixture) -> None:
+    condition = Condition(log.getLogger("watcher.test"), "Kept: %s", "Back", level=logging.WARNING)
+    condition.begin("why")
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 def test_nothing_is_told_of_one_that_is_forgotten(caplog: pytest.LogCaptureFixture) -> None:

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.services import Images as GlanceImages
+from tests.unit.passes import clean, new_cleaner, sweep
 from watcher.database.images import Images
-from watcher.reconcile.cleaner import Cleaner
 from watcher.staging.directory import Staging
 from watcher.stats import Trigger
 
@@ -56,14 +56,14 @@ def test_names(images: Images, swept: set[bytes], told_of: set[bytes]) -> None:
     with tempfile.TemporaryDirectory() as home:
         directory = os.fsencode(home)
         with Staging(home) as staging:
-            cleaner = Cleaner(staging, images, absent_grace=60, max_absent_removals=10)
+            cleaner = new_cleaner(staging, images, absent_grace=60, max_absent_removals=10)
             for name in swept:
                 open(os.path.join(directory, name), "wb").close()
-            outcome = cleaner.sweep()
+            outcome = sweep(cleaner)
             assert outcome.cleaned + outcome.ignored == len(swept)
             assert set(os.listdir(directory)) == left_of(swept)
             for name in told_of:
                 open(os.path.join(directory, name), "wb").close()
-            cleaner.clean({os.fsdecode(name): 0.0 for name in told_of}, Trigger.FILE_EVENT)
-            cleaner.clean(dict.fromkeys(staging.files_of(DEAD), 0.0), Trigger.NOTIFICATION)
+            clean(cleaner, {os.fsdecode(name): 0.0 for name in told_of})
+            clean(cleaner, dict.fromkeys(staging.files_of(DEAD), 0.0), Trigger.NOTIFICATION)
         assert set(os.listdir(directory)) == left_of(swept | told_of)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -7,8 +7,7 @@ import pytest
 
 from watcher.cli.listing import list_findings
 from watcher.reconcile.cleaner import Cleaner
-from watcher.reconcile.planner import Decision
-from watcher.reconcile.verdict import Verdict
+from watcher.reconcile.planner import Decision, Reason, Verdict
 from watcher.staging.directory import Staging
 
 FILES = 2500
@@ -20,16 +19,20 @@ def test_lines_are_written_while_files_are_looked_at(
 ) -> None:
     written = []
 
-    class Planner:
-        def plan(self, between: Callable[[int, int], None]) -> Iterator[Decision]:
+    class ManyFiles:
+        planner = None
+
+        def sweep(self, *, count: int) -> "ManyFiles":
+            return self
+
+        def decisions(self) -> Iterator[Decision]:
             for number in range(FILES):
                 if number % 1000 == 0:
                     written.append(len(capsys.readouterr().out.splitlines()))
-                yield Decision(f"x{number}", None, None, Verdict.KEEP, "not an image's file")
-                between(number + 1, FILES)
+                yield Decision(f"x{number}", None, None, Verdict.KEEP, Reason.NOT_AN_IMAGE)
 
     with Staging(str(tmp_path)) as staging:
-        totals = list_findings(staging, cast(Cleaner, Planner()), as_json=as_json)
+        totals = list_findings(staging, cast(Cleaner, ManyFiles()), as_json=as_json)
     assert totals["keep"].files == FILES
     head = 0 if as_json else 1
     assert written == [0, 1000 + head, 1000]

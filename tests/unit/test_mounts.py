@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from watcher.staging import mounts
-from watcher.staging.mounts import mount_type, network_type
+from watcher.staging.mounts import UNKNOWN, mount_type, network_type
 
 
 def test_the_type_is_that_of_the_mount(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_a_mount_that_is_not_in_the_table(monkeypatch: pytest.MonkeyPatch) -> No
 
     with monkeypatch.context() as patched:
         patched.setattr(builtins, "open", opened)
-        assert network_type(0) is None
+        assert network_type(0) == UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_mount_that_is_not_in_the_table(monkeypatch: pytest.MonkeyPatch) -> No
         ("overlay", False),
         ("fuse", False),
         ("fuse.mergerfs", False),
-        ("unknown", False),
+        (UNKNOWN, True),
     ],
 )
 def test_what_is_a_network_file_system(
@@ -66,7 +66,7 @@ def test_what_is_a_network_file_system(
     assert network_type(0) == (kind if network else None)
 
 
-def test_without_proc_it_is_taken_for_a_local_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_proc_it_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing /proc must not look like a missing staging directory."""
 
     def missing(*_: object) -> None:
@@ -74,4 +74,4 @@ def test_without_proc_it_is_taken_for_a_local_one(monkeypatch: pytest.MonkeyPatc
 
     with monkeypatch.context() as patched:
         patched.setattr(builtins, "open", missing)
-        assert network_type(0) is None
+        assert network_type(0) == UNKNOWN

@@ -178,7 +178,7 @@ def test_who_gathers_is_woken_by_many_keys_or_the_end_only(
     queue.put(Image("first"))
 
     def put_many(timeout: float | None = None) -> bool:
-        monkeypatch.setattr(queue._changed, "notify", lambda: woken.append(queue.depth))
+        monkeypatch.setattr(queue._changed, "notify", lambda *_: woken.append(queue.depth))
         for number in range(MANY - 1):
             queue.put(Image(str(number)))
         queue.close()
