@@ -6,20 +6,23 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tests.services import Images as GlanceImages
+from tests.unit.passes import clean, finish, new_cleaner, plan, sweep
 from watcher.database.images import Images, ImageState
 from watcher.errors import DatabaseError
 from watcher.reconcile import cleaner as cleaner_module
-from watcher.reconcile.cleaner import Cleaner, Outcome
-from watcher.reconcile.verdict import Verdict
+from watcher.reconcile.cleaner import Cleaner, Outcome, Progress, Removal, Step
+from watcher.reconcile.planner import Reason, Verdict
 from watcher.staging import directory as staging_module
-from watcher.staging.directory import FileChangedError, Staging
-from watcher.stats import Removal, Trigger
+from watcher.staging.directory import DirectoryReplacedError, FileChangedError, Staging
+from watcher.stats import Trigger
 
 
 def new_id() -> str:
@@ -39,24 +42,12 @@ class Host:
         self.images = Images(url)
         self.staging = Staging(f"{self.path}/")
 
-    def cleaner(
-        self,
-        *,
-        absent_grace: float = 0,
-        max_absent_removals: int = 1000,
-        stopping: Callable[[], bool] = lambda: False,
-    ) -> Cleaner:
-        return Cleaner(
-            self.staging,
-            self.images,
-            absent_grace=absent_grace,
-            max_absent_removals=max_absent_removals,
-            stopping=stopping,
-        )
+    def cleaner(self, *, trusted: bool = True, **limits: float) -> Cleaner:
+        return new_cleaner(self.staging, self.images, trusted=trusted, **limits)  # type: ignore[arg-type]
 
     def sweep(self, **options: float) -> Outcome:
         with self.staging:
-            return self.cleaner(**options).sweep()  # type: ignore[arg-type]
+            return sweep(self.cleaner(**options))
 
     def stage(self, *names: str, age: float = 0) -> None:
         for name in names:
@@ -97,7 +88,7 @@ def counts(outcome: Outcome) -> tuple[int, int, int]:
 def test_an_empty_directory_says_nothing(host: Host, caplog: pytest.LogCaptureFixture) -> None:
     assert counts(host.sweep()) == (0, 0, 0)
     with host.staging:
-        assert counts(host.cleaner().clean({}, Trigger.FILE_EVENT)) == (0, 0, 0)
+        assert counts(clean(host.cleaner(), {}, Trigger.FILE_EVENT)) == (0, 0, 0)
     assert not caplog.records
 
 
@@ -137,10 +128,10 @@ def test_a_file_that_vanishes_and_one_that_cannot_go(
     monkeypatch.setattr(os, "unlink", refuse)
     listing = host.staging.listing
 
-    def listed() -> tuple[int, Iterator[list[str]]]:
-        found = listing()
+    def listed() -> Iterator[str]:
+        found = list(listing())
         unlink(host.path / gone)
-        return found
+        return iter(found)
 
     monkeypatch.setattr(host.staging, "listing", listed)
     assert counts(host.sweep()) == (1, 0, 1)
@@ -183,9 +174,9 @@ def test_young_files_of_absent_images_wait(host: Host, monkeypatch: pytest.Monke
     cleaner = host.cleaner(absent_grace=60)
     ages = {young: 20.0, old: 61.0}
     inodes = {(host.path / name).stat().st_ino: age for name, age in ages.items()}
-    monkeypatch.setattr(cleaner._judge.clock, "age", lambda status: inodes[status.st_ino])
+    monkeypatch.setattr(cleaner.planner._clock, "age", lambda status: inodes[status.st_ino])
     with host.staging:
-        outcome = cleaner.sweep()
+        outcome = sweep(cleaner)
     assert counts(outcome) == (1, 1, 0)
     assert host.left == {young}
     assert outcome.young == {young: pytest.approx(40, abs=0.1)}
@@ -198,22 +189,22 @@ def test_on_a_network_file_system_only_what_was_seen_long_enough_is_old(
     image = new_id()
     host.stage(image)
     cleaner = host.cleaner(absent_grace=60)
-    monkeypatch.setattr(cleaner._judge.clock, "age", lambda status: 86400.0)
+    monkeypatch.setattr(cleaner.planner._clock, "age", lambda status: 86400.0)
     moment = [500.0]
-    monkeypatch.setattr(cleaner._judge._sightings, "_monotonic", lambda: moment[0])
+    monkeypatch.setattr(cleaner.planner._sightings, "_monotonic", lambda: moment[0])
     with host.staging:
         monkeypatch.setattr(host.staging, "network", "nfs4")
-        outcome = cleaner.sweep()
+        outcome = sweep(cleaner)
         assert counts(outcome) == (0, 1, 0)
         assert outcome.young == {image: pytest.approx(60, abs=0.1)}
         moment[0] += 59
-        (decision,) = cleaner.plan()
-        assert decision.reason == "image is not in the database, first seen so less than 60 s ago"
+        (decision,) = plan(cleaner)
+        assert decision.reason is Reason.YOUNG
         (host.path / image).write_bytes(b"more data")
         moment[0] += 59
-        assert counts(cleaner.sweep()) == (0, 1, 0)
+        assert counts(sweep(cleaner)) == (0, 1, 0)
         moment[0] += 60
-        assert counts(cleaner.sweep()) == (1, 0, 0)
+        assert counts(sweep(cleaner)) == (1, 0, 0)
 
 
 def test_a_row_that_appears_before_the_second_read_saves_the_file(
@@ -240,9 +231,9 @@ def test_a_file_that_comes_of_age_between_the_looks_waits_for_its_second_read(
     host.stage(image)
     cleaner = host.cleaner(absent_grace=60)
     ages = iter([59.999, 60.001])
-    monkeypatch.setattr(cleaner._judge.clock, "age", lambda status: next(ages))
+    monkeypatch.setattr(cleaner.planner._clock, "age", lambda status: next(ages))
     with host.staging:
-        assert counts(cleaner.sweep()) == (0, 1, 0)
+        assert counts(sweep(cleaner)) == (0, 1, 0)
 
 
 def test_a_file_of_an_absent_image_that_is_written_to_stays(
@@ -250,30 +241,208 @@ def test_a_file_of_an_absent_image_that_is_written_to_stays(
 ) -> None:
     image = new_id()
     host.stage(image)
-    second_read = host.images.states_in_any_case
+    second_read = host.images.confirm_absent
 
     def meanwhile(ids: set[str]) -> dict[str, ImageState]:
         (host.path / image).write_bytes(b"more data")
         return second_read(ids)
 
-    monkeypatch.setattr(host.images, "states_in_any_case", meanwhile)
+    monkeypatch.setattr(host.images, "confirm_absent", meanwhile)
     outcome = host.sweep()
     assert counts(outcome) == (0, 1, 0)
-    assert image in outcome.young and outcome.young[image] >= 1
+    assert outcome.changed == [image]
     assert host.left == {image}
 
 
-def test_a_vanished_file_of_an_absent_image_does_not_take_its_successor_along(
+@pytest.mark.parametrize("deleted", [True, False])
+def test_a_file_that_is_made_after_the_look_stays(
+    host: Host, monkeypatch: pytest.MonkeyPatch, deleted: bool
+) -> None:
+    """As when an image is restored, and staged again, while its row is read."""
+    image = new_id()
+    if deleted:
+        host.glance.insert(image, deleted=True)
+    read = host.images.states
+
+    def meanwhile(ids: set[str]) -> dict[str, ImageState]:
+        host.stage(image)
+        return read(ids)
+
+    monkeypatch.setattr(host.images, "states", meanwhile)
+    with host.staging:
+        outcome = clean(host.cleaner(), told(image), Trigger.FILE_EVENT)
+    assert counts(outcome) == (0, 1, 0)
+    assert outcome.changed == [image]
+    assert host.left == {image}
+
+
+def test_a_file_of_a_deleted_image_that_is_staged_again_stays(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = new_id()
+    host.glance.insert(image, deleted=True)
     host.stage(image)
-    lstat = host.staging.lstat
-    monkeypatch.setattr(host.staging, "lstat", lambda name: None)
+    read = host.images.states
+
+    def meanwhile(ids: set[str]) -> dict[str, ImageState]:
+        states = read(ids)
+        (host.path / image).unlink()
+        (host.path / image).write_bytes(b"of a restored image")
+        return states
+
+    monkeypatch.setattr(host.images, "states", meanwhile)
     outcome = host.sweep()
-    assert counts(outcome) == (1, 0, 0)
-    assert host.left == {image}, "one that came after the look"
-    assert lstat is not host.staging.lstat
+    assert counts(outcome) == (0, 1, 0) and outcome.changed == [image]
+    assert host.left == {image}
+
+
+class Clock:
+    """A clock that only a test moves on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+
+def slow_unlink(monkeypatch: pytest.MonkeyPatch, clock: Clock, seconds: float) -> None:
+    unlink = os.unlink
+
+    def slowly(name: str, *, dir_fd: int) -> None:
+        clock.now += seconds
+        unlink(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", slowly)
+
+
+def test_old_verdicts_are_asked_for_again(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image is restored while others are removed slowly."""
+    images = sorted(new_id() for _ in range(10))
+    host.glance.insert(*images, deleted=True)
+    host.stage(*images)
+    clock = Clock(monkeypatch, cleaner_module)
+    slow_unlink(monkeypatch, clock, 0.6)
+    work = host.cleaner().clean(told(*images), Trigger.FILE_EVENT)
+    with host.staging:
+        for step in work.steps():
+            if isinstance(step, Removal) and step.image_id == images[1]:
+                host.glance.purge(images[9])
+                host.glance.insert(images[9])  # restored
+    assert counts(work.outcome) == (9, 1, 0)
+    assert host.left == {images[9]}
+
+
+@pytest.mark.parametrize(("pause", "reads"), [(0.1, 1), (0.6, 3), (60.0, 10)])
+def test_how_often_verdicts_are_asked_for(
+    host: Host, monkeypatch: pytest.MonkeyPatch, pause: float, reads: int
+) -> None:
+    """At least one removal a read: it ends, however slow the file system is."""
+    images = [new_id() for _ in range(10)]
+    host.glance.insert(*images, deleted=True)
+    host.stage(*images)
+    slow_unlink(monkeypatch, Clock(monkeypatch, cleaner_module), pause)
+    read, asked = host.images.states, []
+
+    def count(ids: set[str]) -> dict[str, ImageState]:
+        asked.append(len(ids))
+        return read(ids)
+
+    monkeypatch.setattr(host.images, "states", count)
+    assert counts(host.sweep()) == (10, 0, 0)
+    assert len(asked) == reads
+
+
+def test_a_pass_goes_on_where_a_database_error_stopped_it(
+    host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cleaner_module, "FILES_PER_STEP", 2)
+    live, dead = [new_id() for _ in range(3)], [new_id() for _ in range(4)]
+    host.glance.insert(*live)
+    host.glance.insert(*dead, deleted=True)
+    host.stage(*live, *dead)
+    read, reads, asked = host.images.states, iter(range(20)), []
+
+    def failing(ids: set[str]) -> dict[str, ImageState]:
+        if next(reads) % 2:
+            raise DatabaseError("gone away")
+        asked.extend(ids)
+        return read(ids)
+
+    monkeypatch.setattr(host.images, "states", failing)
+    cleaner = host.cleaner()
+    with host.staging:
+        work = cleaner.sweep()
+        for _ in range(3):
+            with pytest.raises(DatabaseError):
+                finish(work)
+        finish(work)
+    assert counts(work.outcome) == (4, 3, 0)
+    assert sorted(asked) == sorted([*live, *dead]), "each was asked for once"
+    tally = cleaner.stats.tallies[Trigger.SWEEP]
+    assert (tally.cleaned, tally.ignored, tally.removed) == (4, 3, 4)
+    assert cleaner.stats.sweeps == 1
+    texts = [text for _, text in lines(caplog)]
+    assert sum(text.startswith("Found") for text in texts) == 1
+    assert texts[-1] == "Cleaned 4 stale staging files, 3 ignored (0 errors)"
+
+
+def test_without_a_witness_files_without_a_row_stay(host: Host) -> None:
+    absent, dead = [new_id() for _ in range(3)], new_id()
+    host.stage(*absent)
+    cleaner = host.cleaner(trusted=False)
+    with host.staging:
+        outcome = sweep(cleaner)
+        assert counts(outcome) == (0, 3, 0) and outcome.unwitnessed == 3
+        assert {decision.reason for decision in plan(cleaner)} == {Reason.NO_WITNESS}
+        host.glance.insert(dead, deleted=True)
+        host.stage(dead)
+        assert counts(clean(cleaner, told(dead), Trigger.FILE_EVENT)) == (1, 0, 0)
+        outcome = sweep(cleaner)
+    assert counts(outcome) == (3, 0, 0) and outcome.unwitnessed == 0
+
+
+@pytest.mark.parametrize("deleted", [True, False])
+def test_a_witness_found_late_in_a_pass_counts_for_all_of_it(
+    host: Host, monkeypatch: pytest.MonkeyPatch, deleted: bool
+) -> None:
+    monkeypatch.setattr(cleaner_module, "FILES_PER_STEP", 2)
+    absent, known = [new_id() for _ in range(5)], new_id()
+    host.glance.insert(known, deleted=deleted)
+    host.stage(*absent, known)
+    monkeypatch.setattr(host.staging, "listing", lambda: iter([*absent, known]))
+    cleaner = host.cleaner(trusted=False)
+    with host.staging:
+        decided = {decision.name: decision.verdict for decision in plan(cleaner)}
+        assert decided == dict.fromkeys(absent, Verdict.REMOVE) | {
+            known: Verdict.REMOVE if deleted else Verdict.KEEP
+        }
+        outcome = sweep(host.cleaner(trusted=False))
+    assert counts(outcome) == ((6, 0, 0) if deleted else (5, 1, 0))
+
+
+def test_files_beyond_those_that_can_wait_for_a_witness_stay(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cleaner_module, "FILES_PER_STEP", 1)
+    monkeypatch.setattr(cleaner_module, "MAX_HELD", 2)
+    absent, known = [new_id() for _ in range(4)], new_id()
+    host.glance.insert(known)
+    host.stage(*absent, known)
+    monkeypatch.setattr(host.staging, "listing", lambda: iter([*absent, known]))
+    with host.staging:
+        outcome = sweep(host.cleaner(trusted=False))
+    assert counts(outcome) == (2, 3, 0) and outcome.unwitnessed == 2
+
+
+def test_a_directory_that_is_replaced_ends_the_pass(host: Host) -> None:
+    images = [new_id() for _ in range(3)]
+    host.glance.insert(*images, deleted=True)
+    host.stage(*images)
+    with host.staging:
+        host.path.rename(host.path.with_name("away"))
+        host.path.mkdir()
+        with pytest.raises(DirectoryReplacedError):
+            sweep(host.cleaner())
+    assert len(os.listdir(host.path.with_name("away"))) == 3
 
 
 @pytest.mark.parametrize("deleted", [True, False])
@@ -283,14 +452,7 @@ def test_what_others_removed_is_cleaned_but_no_removal_of_ours(host: Host, delet
     if deleted:
         host.glance.insert(*gone, ours, deleted=True)
     host.stage(*gone, ours)
-    removals: list[Removal] = []
-    cleaner = Cleaner(
-        host.staging,
-        host.images,
-        absent_grace=0,
-        max_absent_removals=1,
-        on_removal=removals.append,
-    )
+    cleaner = host.cleaner(max_absent_removals=1)
     unlink, remove = os.unlink, host.staging.remove
 
     def slower(name: str, judged: os.stat_result | None = None) -> int | None:
@@ -300,31 +462,32 @@ def test_what_others_removed_is_cleaned_but_no_removal_of_ours(host: Host, delet
 
     host.staging.remove = slower  # type: ignore[method-assign]
     with host.staging:
-        outcome = cleaner.clean(told(*gone, ours), Trigger.FILE_EVENT)
+        steps: list[Step] = []
+        outcome = finish(cleaner.clean(told(*gone, ours), Trigger.FILE_EVENT), steps)
+    removals = [step for step in steps if isinstance(step, Removal)]
     assert counts(outcome) == (4, 0, 0)
     tally = cleaner.stats.tallies[Trigger.FILE_EVENT]
     assert outcome.removed == tally.removed == 1
     assert [removal.image_id for removal in removals] == [ours]
     assert removals[0].size > 0
-    assert not host.left, "what others removed does not use the brake up"
+    assert not host.left, "what others removed does not use the limit up"
 
 
-def test_the_brake_on_absent_images(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_limit_on_absent_images_holds_over_sweeps_and_events(host: Host) -> None:
     absent, deleted = [new_id() for _ in range(5)], new_id()
     host.glance.insert(deleted, deleted=True)
     host.stage(*absent, deleted)
     cleaner = host.cleaner(max_absent_removals=2)
     with host.staging:
-        assert counts(cleaner.sweep()) == (3, 3, 0)
-        assert cleaner.braked
-        assert cleaner.stats.brakes == 1
+        outcome = sweep(cleaner)
+        assert counts(outcome) == (3, 3, 0) and outcome.limited == 3
         assert deleted not in host.left
-        assert counts(cleaner.clean(told(*sorted(host.left)), Trigger.FILE_EVENT)) == (0, 3, 0), (
-            "no more till next sweep"
-        )
-        errors = [text for level, text in lines(caplog) if level == "ERROR"]
-        assert len(errors) == 1 and "max_absent_removals" in errors[0]
-        assert counts(cleaner.sweep()) == (2, 1, 0)
+        for _ in range(3):
+            outcome = clean(cleaner, told(*host.left), Trigger.FILE_EVENT)
+            assert counts(outcome) == (0, 3, 0) and outcome.limited == 3
+            assert counts(sweep(cleaner)) == (0, 3, 0)
+        cleaner.planner.budget.limit = 4
+        assert counts(sweep(cleaner)) == (2, 1, 0)
 
 
 def test_a_file_whose_status_cannot_be_read_stays(
@@ -334,7 +497,7 @@ def test_a_file_whose_status_cannot_be_read_stays(
     host.stage(broken, whole)
     lstat = host.staging.lstat
 
-    def failing(name: str) -> os.stat_result | None:
+    def failing(name: str) -> os.stat_result:
         if name == broken:  # a broken file system can't be had
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return lstat(name)
@@ -375,8 +538,11 @@ def test_a_live_row_of_a_notified_image_is_lagging(host: Host) -> None:
     host.glance.insert(image.upper(), other)
     host.stage(image.upper(), other)
     with host.staging:
-        outcome = host.cleaner().clean(
-            told(image.upper(), other), Trigger.NOTIFICATION, notified={image, other[:-1]}
+        outcome = clean(
+            host.cleaner(),
+            told(image.upper(), other),
+            Trigger.NOTIFICATION,
+            notified={image, other[:-1]},
         )
     assert counts(outcome) == (0, 2, 0)
     assert outcome.lagging == {image}
@@ -393,27 +559,48 @@ def test_the_same_failure_is_an_error_line_once(
     def levels() -> list[str]:
         caplog.clear()
         with host.staging:
-            assert counts(cleaner.sweep()) == (0, 0, 1)
+            assert counts(sweep(cleaner)) == (0, 0, 1)
         return [level for level, text in lines(caplog) if text.startswith("Failed to delete")]
 
     assert levels() == ["ERROR"]
     assert levels() == ["DEBUG"]
     (host.path / image).rmdir()
     with host.staging:
-        cleaner.sweep()
+        sweep(cleaner)
     (host.path / image).mkdir()
     assert levels() == ["ERROR"], "it had gone meanwhile"
 
 
-def test_events_get_their_turn_between_the_steps(
-    host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cleaner_module, "FILES_PER_STEP", 2)
+def test_the_caller_may_do_something_else_between_any_two_removals(host: Host) -> None:
     host.stage(*(new_id() for _ in range(5)))
-    steps: list[tuple[int, int, int]] = []
+    steps: list[Step] = []
     with host.staging:
-        host.cleaner().sweep(lambda done, count: steps.append((done, count, len(host.left))))
-    assert steps == [(2, 5, 3), (4, 5, 1), (5, 5, 0)]
+        left = []
+        for step in host.cleaner().sweep().steps():
+            steps.append(step)
+            left.append(len(host.left))
+    assert [type(step) for step in steps] == [
+        *(Progress, Progress),
+        *[Removal] * 5,
+        Progress,
+    ]
+    assert left == [5, 5, 4, 3, 2, 1, 0, 0]
+    assert [step.asking for step in steps if isinstance(step, Progress)] == [True, False, True]
+
+
+def test_a_step_takes_a_bounded_time(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.stage(*(f"x{number}" for number in range(10)))
+    clock = Clock(monkeypatch, cleaner_module)
+    lstat = host.staging.lstat
+
+    def slowly(name: str) -> os.stat_result:
+        clock.now += 0.009
+        return lstat(name)
+
+    monkeypatch.setattr(host.staging, "lstat", slowly)
+    with host.staging:
+        done = [step.done for step in host.cleaner().sweep().steps() if isinstance(step, Progress)]
+    assert done == [0, 0, 3, 3, 6, 6, 9, 9, 10]
 
 
 @pytest.mark.parametrize("batch", [1, 3, 7, 8])
@@ -430,13 +617,17 @@ def test_a_huge_directory_is_swept_in_batches(
     assert lines(caplog)[-1][1] == "Cleaned 3 stale staging files, 4 ignored (0 errors)"
 
 
-def test_stopping_ends_a_sweep_between_two_files(host: Host) -> None:
+def test_who_stops_asking_stops_the_removals(host: Host) -> None:
     host.stage(*(new_id() for _ in range(5)))
-    asked = iter([False, False, True])
+    cleaner = host.cleaner()
     with host.staging:
-        outcome = host.cleaner(stopping=lambda: next(asked)).sweep()
-    assert counts(outcome) == (2, 0, 0)
+        work = cleaner.sweep()
+        steps = work.steps()
+        while work.outcome.cleaned < 2:
+            next(steps)
+        del steps
     assert len(host.left) == 3
+    assert cleaner.stats.tallies[Trigger.SWEEP].cleaned == 2
 
 
 def test_the_plan_removes_nothing_and_says_why(host: Host) -> None:
@@ -446,9 +637,9 @@ def test_the_plan_removes_nothing_and_says_why(host: Host) -> None:
     host.stage("foo", live, deleted, absent, young)
     cleaner = host.cleaner(absent_grace=60)
     old = (host.path / absent).stat().st_ino
-    cleaner._judge.clock.age = lambda status: 61.0 if status.st_ino == old else 1.0  # type: ignore[method-assign]
+    cleaner.planner._clock.age = lambda status: 61.0 if status.st_ino == old else 1.0  # type: ignore[method-assign]
     with host.staging:
-        decided = {decision.name: decision for decision in cleaner.plan()}
+        decided = {decision.name: decision for decision in plan(cleaner)}
     assert {name: decision.verdict for name, decision in decided.items()} == {
         "foo": Verdict.KEEP,
         live: Verdict.KEEP,
@@ -457,11 +648,11 @@ def test_the_plan_removes_nothing_and_says_why(host: Host) -> None:
         young: Verdict.RECHECK,
     }
     assert {name: decision.reason for name, decision in decided.items()} == {
-        "foo": "not an image's file",
-        live: "image is live",
-        deleted: "image is deleted",
-        absent: "image is not in the database",
-        young: "image is not in the database, changed less than 60 s ago",
+        "foo": Reason.NOT_AN_IMAGE,
+        live: Reason.LIVE,
+        deleted: Reason.DELETED,
+        absent: Reason.ABSENT,
+        young: Reason.YOUNG,
     }
     assert {name: decision.delay for name, decision in decided.items()} == {
         **dict.fromkeys(("foo", live, deleted, absent), 0.0),
@@ -470,46 +661,23 @@ def test_the_plan_removes_nothing_and_says_why(host: Host) -> None:
     assert len(host.left) == 5
 
 
-def test_the_plan_says_what_the_brake_holds_back(
-    host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_plan_says_what_the_limit_keeps(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     host.stage(*(new_id() for _ in range(4)))
     cleaner = host.cleaner(absent_grace=60, max_absent_removals=2)
     ages = iter([10.0, 70.0, 70.0, 70.0])
-    monkeypatch.setattr(cleaner._judge.clock, "age", lambda status: next(ages))
+    monkeypatch.setattr(cleaner.planner._clock, "age", lambda status: next(ages))
     with host.staging:
-        reasons = [decision.reason for decision in cleaner.plan()]
-    assert reasons == [
-        "image is not in the database, changed less than 60 s ago",
-        "image is not in the database",
-        "image is not in the database",
-        "image is not in the database, max_absent_removals hit",
-    ]
-
-
-def test_the_brake_holds_before_the_first_sweep_too(
-    host: Host, caplog: pytest.LogCaptureFixture
-) -> None:
-    absent = [new_id() for _ in range(3)]
-    host.stage(*absent)
-    with host.staging:
-        assert counts(
-            host.cleaner(max_absent_removals=2).clean(told(*absent), Trigger.RECHECK)
-        ) == (2, 1, 0)
-    assert [text for level, text in lines(caplog) if level == "ERROR"] == [
-        "No more than 2 files of images that are not in the database are removed from one sweep "
-        "to the next; the others stay. If [database] connection is the right database, raise "
-        "[staging_watcher] max_absent_removals"
-    ]
+        reasons = [decision.reason for decision in plan(cleaner)]
+    assert reasons == [Reason.YOUNG, Reason.ABSENT, Reason.ABSENT, Reason.LIMIT]
 
 
 @pytest.mark.parametrize("how", ["fails", "changes"])
-def test_what_cannot_be_removed_does_not_use_the_brake_up(
+def test_what_cannot_be_removed_does_not_use_the_limit_up(
     host: Host, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     stuck, absent = [new_id() for _ in range(3)], [new_id() for _ in range(3)]
     host.stage(*stuck, *absent)
-    monkeypatch.setattr(host.staging, "listing", lambda: (6, [[*stuck, *absent]]))
+    monkeypatch.setattr(host.staging, "listing", lambda: iter([*stuck, *absent]))
     remove = host.staging.remove
 
     def refuse(name: str, judged: os.stat_result | None = None) -> int | None:
@@ -518,16 +686,11 @@ def test_what_cannot_be_removed_does_not_use_the_brake_up(
         return remove(name, judged)
 
     monkeypatch.setattr(host.staging, "remove", refuse)
-    cleaner = host.cleaner(max_absent_removals=2)
-    expected = {"fails": [(2, 1, 3), (1, 0, 3)], "changes": [(2, 4, 0), (1, 3, 0)]}[how]
     with host.staging:
-        assert counts(cleaner.sweep()) == expected[0]
-        assert len(host.left) == 4, "the brake still holds"
-        monkeypatch.setattr(host.staging, "listing", lambda: (4, [sorted(host.left)]))
-        outcome = cleaner.sweep()
-    assert counts(outcome) == expected[1]
-    assert outcome.young == (dict.fromkeys(stuck, 1.0) if how == "changes" else {})
-    assert host.left == set(stuck)
+        outcome = sweep(host.cleaner(max_absent_removals=2))
+    assert counts(outcome) == {"fails": (2, 1, 3), "changes": (2, 4, 0)}[how]
+    assert outcome.changed == (stuck if how == "changes" else [])
+    assert len(host.left) == 4
 
 
 def test_only_what_may_go_has_a_second_read(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -538,18 +701,18 @@ def test_only_what_may_go_has_a_second_read(host: Host, monkeypatch: pytest.Monk
     cleaner = host.cleaner(absent_grace=60)
     old_inode = (host.path / old).stat().st_ino
     monkeypatch.setattr(
-        cleaner._judge.clock, "age", lambda status: 61.0 if status.st_ino == old_inode else 1.0
+        cleaner.planner._clock, "age", lambda status: 61.0 if status.st_ino == old_inode else 1.0
     )
     asked: list[set[str]] = []
-    second_read = host.images.states_in_any_case
+    second_read = host.images.confirm_absent
 
     def note(ids: set[str]) -> dict[str, ImageState]:
         asked.append(ids)
         return second_read(ids)
 
-    monkeypatch.setattr(host.images, "states_in_any_case", note)
+    monkeypatch.setattr(host.images, "confirm_absent", note)
     with host.staging:
-        assert counts(cleaner.sweep()) == (2, 3, 0)
+        assert counts(sweep(cleaner)) == (2, 3, 0)
     assert asked == [{old}]
 
 
@@ -560,9 +723,9 @@ def test_a_file_just_of_age_has_its_second_read(
     host.glance.insert(image)
     host.stage(image.upper())
     cleaner = host.cleaner(absent_grace=60)
-    monkeypatch.setattr(cleaner._judge.clock, "age", lambda status: 60.0)
+    monkeypatch.setattr(cleaner.planner._clock, "age", lambda status: 60.0)
     with host.staging:
-        assert counts(cleaner.sweep()) == (0, 1, 0)
+        assert counts(sweep(cleaner)) == (0, 1, 0)
 
 
 def test_a_failure_after_a_removal_is_an_error_line_again(
@@ -574,8 +737,8 @@ def test_a_failure_after_a_removal_is_an_error_line_again(
     with host.staging:
         for _ in range(2):
             (host.path / image).mkdir()
-            assert counts(cleaner.clean(told(image), Trigger.FILE_EVENT)) == (0, 0, 1)
+            assert counts(clean(cleaner, told(image), Trigger.FILE_EVENT)) == (0, 0, 1)
             (host.path / image).rmdir()
             host.stage(image)
-            assert counts(cleaner.clean(told(image), Trigger.FILE_EVENT)) == (1, 0, 0)
+            assert counts(clean(cleaner, told(image), Trigger.FILE_EVENT)) == (1, 0, 0)
     assert [level for level, text in lines(caplog) if text.startswith("Failed")] == ["ERROR"] * 2

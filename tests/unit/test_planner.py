@@ -2,36 +2,46 @@
 import pytest
 
 from watcher.database.images import ImageState, state_of
-from watcher.reconcile.verdict import RECHECKS, Verdict, recheck_delay, verdict
+from watcher.reconcile.planner import RECHECKS, Reason, Verdict, recheck_delay, verdict
 
 LIVE, DELETED, ABSENT = ImageState.LIVE, ImageState.DELETED, ImageState.ABSENT
 UNKNOWN = ImageState.UNKNOWN
 
 
+KEEP, REMOVE, RECHECK = Verdict.KEEP, Verdict.REMOVE, Verdict.RECHECK
+
+
 @pytest.mark.parametrize(
-    ("state", "age", "grace", "notified", "expected"),
+    ("state", "age", "notified", "witnessed", "expected"),
     [
-        (LIVE, 1e9, 0, False, Verdict.KEEP),
-        (LIVE, 1e9, 0, True, Verdict.RECHECK),
-        (DELETED, -5, 60, False, Verdict.REMOVE),
-        (DELETED, 0, 60, True, Verdict.REMOVE),
-        (ABSENT, 59.9, 60, False, Verdict.RECHECK),
-        (ABSENT, 60, 60, False, Verdict.REMOVE),
-        (ABSENT, 59.9, 60, True, Verdict.RECHECK),
-        (ABSENT, 0, 0, False, Verdict.REMOVE),
-        (ABSENT, -1, 0, False, Verdict.RECHECK),
-        (UNKNOWN, 1e9, 0, False, Verdict.KEEP),
-        (UNKNOWN, 1e9, 0, True, Verdict.KEEP),
+        (LIVE, 1e9, False, True, (KEEP, Reason.LIVE)),
+        (LIVE, 1e9, True, True, (RECHECK, Reason.LIVE)),
+        (LIVE, 1e9, True, False, (RECHECK, Reason.LIVE)),
+        (DELETED, -5, False, True, (REMOVE, Reason.DELETED)),
+        (DELETED, 0, True, False, (REMOVE, Reason.DELETED)),
+        (ABSENT, 59.9, False, True, (RECHECK, Reason.YOUNG)),
+        (ABSENT, 59.9, False, False, (RECHECK, Reason.YOUNG)),
+        (ABSENT, 59.9, True, True, (RECHECK, Reason.YOUNG)),
+        (ABSENT, 60, False, True, (REMOVE, Reason.ABSENT)),
+        (ABSENT, 60, True, False, (KEEP, Reason.NO_WITNESS)),
+        (ABSENT, 1e9, False, False, (KEEP, Reason.NO_WITNESS)),
+        (UNKNOWN, 1e9, False, True, (KEEP, Reason.UNKNOWN)),
+        (UNKNOWN, 1e9, True, True, (KEEP, Reason.UNKNOWN)),
     ],
 )
 def test_verdict(
-    state: ImageState, age: float, grace: float, notified: bool, expected: Verdict
+    state: ImageState,
+    age: float,
+    notified: bool,
+    witnessed: bool,
+    expected: tuple[Verdict, Reason],
 ) -> None:
-    assert verdict(state, age=age, grace=grace, notified=notified) is expected
+    assert verdict(state, age=age, grace=60, notified=notified, witnessed=witnessed) == expected
 
 
-def test_what_nobody_told_of_is_kept_while_it_lives() -> None:
-    assert verdict(LIVE, age=1e9, grace=0) is Verdict.KEEP
+@pytest.mark.parametrize(("age", "outcome"), [(0, REMOVE), (-1, RECHECK)])
+def test_without_a_grace_only_files_of_the_future_wait(age: float, outcome: Verdict) -> None:
+    assert verdict(ABSENT, age=age, grace=0)[0] is outcome
 
 
 @pytest.mark.parametrize(
