@@ -12,7 +12,13 @@ class DelaysQueue(WorkQueue):
         self.delays: list[tuple[Key, float]] = []
 
     def put(
-        self, key: Key, *, delay: float = 0.0, attempt: int = 0, since: float | None = None
+        self,
+        key: Key,
+        *,
+        delay: float = 0.0,
+        attempt: int = 0,
+        since: float | None = None,
+        replace: bool = False,
     ) -> None:
         """Note it."""
         self.delays.append((key, delay))

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import errno
+import logging
 import os
 import sqlite3
 import time
@@ -9,32 +11,48 @@ from pathlib import Path
 import pytest
 
 from tests.unit.delays import DelaysQueue
+from tests.unit.passes import new_cleaner
+from watcher import backoff
 from watcher.conf import Limits
 from watcher.database.images import Images, ImageState
-from watcher.reconcile.cleaner import FILES_PER_STEP, Cleaner
-from watcher.reconcile.reconciler import Reconciler
+from watcher.errors import DatabaseError
+from watcher.reconcile import cleaner as cleaner_module
+from watcher.reconcile import reconciler as reconciler_module
+from watcher.reconcile.cleaner import Progress, Removal, Step
+from watcher.reconcile.reconciler import MAX_YOUNG, Reconciler
 from watcher.staging import directory as staging_module
-from watcher.staging.directory import Staging
+from watcher.staging.directory import Identity, Staging
 from watcher.stats import Trigger
-from watcher.triggers.directory_watch import DirectoryWatch
 from watcher.workqueue import Directory, File, Image, Key, Sweep, Waiting, WorkQueue
 
-COUNT = 2 * FILES_PER_STEP + 1  # three steps
+INTERVAL = 86400
+
+
+class FollowingWatch:
+    """Watches whatever it is told to, or fails to."""
+
+    def __init__(self) -> None:
+        self.watching: Identity | None = None
+        self.fault: OSError | None = None
+
+    def follow(self, staging: Staging) -> None:
+        """Watch it."""
+        if self.fault is not None:
+            raise self.fault
+        self.watching = staging.identity
+
+    def wait_for(self, path: str) -> None:
+        """Watch for it."""
+        self.watching = None
+        if self.fault is not None:
+            raise self.fault
 
 
 class World:
-    """A reconciler on a real directory and SQLite, run in the test's own thread.
-
-    :param on_swept: called at the end of each sweep
-    """
+    """A reconciler on a real directory and SQLite, run in the test's own thread."""
 
     def __init__(
-        self,
-        directory: Path,
-        on_swept: Callable[["World"], None],
-        *,
-        absent_grace: float = 0,
-        max_absent_removals: int = 0,
+        self, directory: Path, *, absent_grace: int = 0, max_absent_removals: int = 1000
     ) -> None:
         self.staging = directory / "staging"
         self.staging.mkdir()
@@ -42,85 +60,91 @@ class World:
         self.database = sqlite3.connect(self.path)
         self.database.execute("CREATE TABLE images (id VARCHAR(36) PRIMARY KEY, deleted BOOLEAN)")
         self.queue = WorkQueue()
-        self.progress = self.removed = 0
-        self.end_after = -1
-        #: called at each progress
-        self.meanwhile: Callable[[], None] = lambda: None
-        staging, self.images = (
-            Staging(str(self.staging)),
-            Images(f"sqlite:///{directory}/glance.sqlite"),
+        self.images = Images(f"sqlite:///{self.path}")
+        staging = Staging(str(self.staging))
+        self.cleaner = new_cleaner(
+            staging,
+            self.images,
+            absent_grace=absent_grace,
+            max_absent_removals=max_absent_removals,
         )
-        self.events = DirectoryWatch(WorkQueue())
+        self.watch = FollowingWatch()
         self.reconciler = Reconciler(
             queue=self.queue,
             staging=staging,
             images=self.images,
-            cleaner=Cleaner(
-                staging,
-                self.images,
-                absent_grace=absent_grace,
-                max_absent_removals=max_absent_removals,
-                on_removal=lambda removal: self._count(),
-            ),
-            events=self.events,
-            sweep_interval=86400,
-            on_swept=lambda: on_swept(self),
-            on_progress=self._progress,
+            cleaner=self.cleaner,
+            watch=self.watch,
+            limits=Limits(INTERVAL, absent_grace, max_absent_removals),
         )
 
-    def stage(self, *, deleted: bool, count: int = 1) -> list[str]:
+    def stage(self, deleted: bool | None, count: int = 1) -> list[str]:
+        """Stage files of deleted or live images, or of images without a row."""
         names = [str(uuid.uuid4()) for _ in range(count)]
-        if deleted:
-            rows = [(name, True) for name in names]
+        if deleted is not None:
+            rows = [(name, deleted) for name in names]
             self.database.executemany("INSERT INTO images VALUES (?, ?)", rows)
-        else:  # else the table looks like the wrong one
-            self.database.execute("INSERT INTO images VALUES (?, ?)", (str(uuid.uuid4()), False))
-        self.database.commit()
+            self.database.commit()
         for name in names:
             (self.staging / name).touch()
         return names
 
-    def _count(self) -> None:
-        self.removed += 1
-        if self.removed == self.end_after:
-            self.queue.close()
+    def delete(self, image: str) -> None:
+        """Mark an image as deleted."""
+        self.database.execute("UPDATE images SET deleted = 1 WHERE id = ?", (image,))
+        self.database.commit()
 
-    def _progress(self) -> None:
-        assert self.reconciler.heartbeat > 0
-        self.progress += 1
-        self.meanwhile()
+    def steps(self, *keys: Key) -> Iterator[Step]:
+        """What is done with keys, which are put first, and with all else that is due."""
+        for key in (*keys, Directory()):
+            self.queue.put(key)
+        self.reconciler._apply_limits()
+        yield from self.reconciler._reconcile(self.queue.take())
 
-    def step(self) -> None:
-        """Take what is due, without waiting, and do it."""
-        self.queue.put(Directory())
-        self.reconciler._reconcile(self.queue.take())
+    def do(self, *keys: Key) -> list[Step]:
+        """All of `steps`."""
+        return list(self.steps(*keys))
+
+    def run(self, until: Callable[[], bool]) -> list[Step]:
+        """Run as the service does, until something holds."""
+        steps, limit = [], time.monotonic() + 30
+        for step in self.reconciler.run():
+            steps.append(step)
+            assert time.monotonic() < limit, self.causes()
+            if until():
+                self.queue.close()
+        return steps
+
+    @property
+    def left(self) -> set[str]:
+        """Names in the staging directory."""
+        return set(os.listdir(self.staging))
 
     def break_database(self) -> None:
-        """As when the server is down."""
+        """Make it unavailable."""
         self.path.rename(self.path.with_suffix(".away"))
-        self.images._engine.dispose()
+        self.images.close()
 
-    def mend_database(self) -> None:
-        """It is back."""
+    def repair_database(self) -> None:
+        """Make it available."""
         self.path.with_suffix(".away").rename(self.path)
 
     def causes(self) -> dict[str, str]:
-        """What is out of order."""
-        faults = self.reconciler.faults.items()
-        return {part: fault.cause for part, fault in faults if fault.cause}
+        """Conditions that hold."""
+        conditions = self.reconciler.conditions.items()
+        return {name: each.cause for name, each in conditions if each.cause}
 
     def close(self) -> None:
-        self.events.stop()
         self.images.close()
         self.database.close()
 
 
 @pytest.fixture
-def new_world(tmp_path: Path) -> Iterator[Callable[[Callable[[World], None]], World]]:
+def new_world(tmp_path: Path) -> Iterator[Callable[..., World]]:
     worlds = []
 
-    def make(on_swept: Callable[[World], None] = lambda world: None, **limits: int) -> World:
-        worlds.append(World(tmp_path, on_swept, **limits))
+    def make(**limits: int) -> World:
+        worlds.append(World(tmp_path, **limits))
         return worlds[-1]
 
     yield make
@@ -128,82 +152,135 @@ def new_world(tmp_path: Path) -> Iterator[Callable[[Callable[[World], None]], Wo
         world.close()
 
 
-def test_a_sweep_makes_progress_with_each_step(new_world: Callable[..., World]) -> None:
-    world = new_world(lambda world: world.queue.close())
-    world.stage(deleted=True, count=COUNT)
-    before = world.reconciler.heartbeat
-    world.reconciler.run()
-    assert world.removed == COUNT
-    assert world.progress == 1 + 3 + 1, "at its begin, after each step, at its end"
-    assert world.reconciler.heartbeat > before
+@pytest.fixture
+def world(new_world: Callable[..., World]) -> World:
+    """One that has swept, and knows an image."""
+    made = new_world()
+    made.stage(False)
+    made.do(Sweep())
+    return made
 
 
-def test_many_events_make_progress_with_each_step(new_world: Callable[..., World]) -> None:
-    def files_come(world: World) -> None:
-        world.progress, world.end_after = 0, COUNT
-        for name in world.stage(deleted=True, count=COUNT):
-            world.queue.put(File(name))
-
-    world = new_world(files_come)
-    world.reconciler.run()
-    assert world.removed == COUNT
-    assert world.progress >= 1 + 3
+@pytest.fixture
+def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes retries follow at once."""
+    monkeypatch.setattr(backoff, "backoff", lambda attempt: 0.001)
 
 
-def test_other_limits_begin_with_a_sweep(new_world: Callable[..., World]) -> None:
-    """The brake lets nothing pass at first, and the next sweep would come in a day."""
-    counts = []
-
-    def swept(world: World) -> None:
-        counts.append(world.removed)
-        if len(counts) == 1:
-            world.reconciler.limit(Limits(86400, 0, 2))
-        else:
-            world.queue.close()
-
-    world = new_world(swept)
-    world.stage(deleted=False, count=3)
-    world.reconciler.run()
-    assert counts == [0, 2]
+@pytest.fixture(autouse=True)
+def info(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="watcher")
 
 
-def test_a_lowered_brake_holds_from_the_next_step_on(new_world: Callable[..., World]) -> None:
-    def brake() -> None:
-        if world.removed == FILES_PER_STEP:
-            world.reconciler.limit(Limits(86400, 0, 0))
-
-    world = new_world(lambda world: world.queue.close(), max_absent_removals=COUNT)
-    world.stage(deleted=False, count=COUNT)
-    world.meanwhile = brake
-    world.reconciler.run()
-    assert world.removed == FILES_PER_STEP
+def removed(steps: list[Step], trigger: Trigger) -> list[str]:
+    """Names of files that were removed."""
+    return [
+        os.path.basename(step.path)
+        for step in steps
+        if isinstance(step, Removal) and step.trigger is trigger
+    ]
 
 
-def test_a_longer_grace_holds_from_the_next_step_on_and_not_within_one(
-    new_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+def logged(caplog: pytest.LogCaptureFixture, *, level: str = "") -> list[str]:
+    """Texts of the log, without causes."""
+    records = [each for each in caplog.records if each.levelname == level or not level]
+    return [record.getMessage().partition(": ")[0] for record in records]
+
+
+# Events and sweeps
+
+
+def test_at_start_everything_is_swept(new_world: Callable[..., World]) -> None:
+    world = new_world()
+    residue, live = world.stage(True, 3), world.stage(False)
+    steps = world.run(lambda: world.reconciler.swept)
+    assert sorted(removed(steps, Trigger.SWEEP)) == sorted(residue)
+    assert world.left == set(live)
+
+
+def test_events_are_handled_before_a_sweep_taken_with_them(world: World) -> None:
+    [told], swept = world.stage(True), world.stage(True, 5)
+    steps = world.do(Sweep(), Image(told))
+    assert [step.trigger for step in steps if isinstance(step, Removal)] == [
+        Trigger.NOTIFICATION,
+        *[Trigger.SWEEP] * len(swept),
+    ]
+
+
+@pytest.mark.parametrize("after", [1, 2, 7])
+def test_an_event_is_handled_after_one_more_removal_at_most(world: World, after: int) -> None:
+    world.stage(True, 20)
+    late: list[str] = []
+    triggers = []
+    for step in world.steps(Sweep()):
+        if isinstance(step, Removal):
+            triggers.append(step.trigger)
+        if len(triggers) == after and not late:
+            late = world.stage(True)
+            world.queue.put(File(late[0]))
+    assert triggers[: after + 2].count(Trigger.FILE_EVENT) == 1
+    assert len(triggers) == 21
+
+
+def test_an_event_does_not_wait_for_a_step_without_removals(
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def read_again(ids: set[str]) -> dict[str, ImageState]:
-        twice_read.update(ids)
-        world.reconciler.limit(Limits(86400, 86400, COUNT))
-        return second_read(ids)
-
-    twice_read: set[str] = set()
-    world = new_world(lambda world: world.queue.close(), max_absent_removals=COUNT)
-    second_read = world.images.states_in_any_case
-    monkeypatch.setattr(world.images, "states_in_any_case", read_again)
-    world.stage(deleted=False, count=COUNT)
-    world.reconciler.run()
-    assert world.removed == len(twice_read) == FILES_PER_STEP
+    monkeypatch.setattr(cleaner_module, "FILES_PER_STEP", 5)
+    world.stage(False, 50)
+    seen = []
+    for step in world.steps(Sweep()):
+        if isinstance(step, Progress) and step.done == 5 and step.asking:
+            [name] = world.stage(True)
+            world.queue.put(File(name))
+        if isinstance(step, Removal):
+            seen.append(world.cleaner.stats.tallies[Trigger.SWEEP].ignored)
+    assert len(seen) == 1 and seen[0] <= 1 + 10
 
 
-# Many hosts do not come back in step
+def test_a_closed_queue_ends_a_sweep_after_the_current_removal(
+    new_world: Callable[..., World],
+) -> None:
+    world = new_world()
+    world.stage(True, 10)
+    world.run(lambda: len(world.left) == 7)
+    assert len(world.left) == 7
+
+
+def test_a_notified_image_whose_row_lags_is_looked_at_again(world: World) -> None:
+    [image] = world.stage(False)
+    world.do(Image(image))
+    assert image in world.left
+    world.delete(image)
+    world.run(lambda: image not in world.left)
+
+
+def test_a_file_that_changes_under_its_verdict_is_looked_at_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [image] = world.stage(True)
+    read = world.images.states
+
+    def written_meanwhile(ids: set[str]) -> dict[str, ImageState]:
+        monkeypatch.setattr(world.images, "states", read)
+        (world.staging / image).write_bytes(b"more")
+        return read(ids)
+
+    monkeypatch.setattr(world.images, "states", written_meanwhile)
+    assert not removed(world.do(File(image)), Trigger.FILE_EVENT)
+    steps: list[Step] = []
+    while not removed(steps, Trigger.RECHECK):
+        steps += world.reconciler._reconcile(world.queue.take())
+    assert image not in world.left
+
+
+# Waits
 
 
 def delays_of(world: World, key: Key, awaited: type[Key], attempt: int = 0) -> list[float]:
     """Seconds until keys of a kind are taken again, over many turns with a key."""
     queue = world.reconciler._queue = DelaysQueue()
     for _ in range(100):
-        world.reconciler._reconcile({key: Waiting(attempt, 0.0)})
+        list(world.reconciler._reconcile({key: Waiting(attempt, 0.0)}))
     return [delay for waits, delay in queue.delays if isinstance(waits, awaited)]
 
 
@@ -215,278 +292,431 @@ def check_spread(delays: list[float], least: float, most: float) -> None:
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_from_sweep_to_sweep_it_is_a_tenth_more_or_less(
-    new_world: Callable[..., World], there: bool
-) -> None:
-    world = new_world()
+def test_from_sweep_to_sweep_it_is_a_tenth_more_or_less(world: World, there: bool) -> None:
     if not there:
+        for name in world.left:
+            (world.staging / name).unlink()
         world.staging.rmdir()
-    check_spread(delays_of(world, Sweep(), Sweep), 0.9 * 86400, 1.1 * 86400)
+    check_spread(delays_of(world, Sweep(), Sweep), 0.9 * INTERVAL, 1.1 * INTERVAL)
 
 
 def test_a_lagging_row_is_read_again_after_half_as_long_or_half_as_long_again(
-    lagging: World,
+    world: World,
 ) -> None:
-    image, _ = stage_live(lagging)
-    check_spread(delays_of(lagging, Image(image), Image), 0.25, 0.75)
-    check_spread(delays_of(lagging, Image(image), Image, attempt=3), 2, 6)
+    [image] = world.stage(False)
+    check_spread(delays_of(world, Image(image), Image), 0.25, 0.75)
+    check_spread(delays_of(world, Image(image), Image, attempt=3), 2, 6)
 
 
-def test_a_file_of_an_unknown_image_is_looked_at_soon_after_its_grace_but_not_before(
+def test_a_young_file_is_looked_at_soon_after_its_grace_but_not_before(
     new_world: Callable[..., World],
 ) -> None:
     world = new_world(absent_grace=1000)
-    [name] = world.stage(deleted=False)
+    world.do()
+    [name] = world.stage(None)
     delays = delays_of(world, File(name), File)
     changed = (world.staging / name).stat().st_ctime
     assert all(delay > 1000 - (time.time() - changed) for delay in delays)
     check_spread(delays, 990, 1110)
 
 
-def test_the_sweep_after_a_reconnect_is_a_sweep(lagging: World) -> None:
-    before = lagging.reconciler._stats.sweeps
-    lagging.stage(deleted=True)
-    lagging.queue.put(Sweep(2))
-    lagging.step()
-    assert lagging.removed == 1
-    assert lagging.reconciler._stats.sweeps == before + 1
+def test_young_files_that_a_sweep_sees_earlier_need_no_key(new_world: Callable[..., World]) -> None:
+    world = new_world(absent_grace=2 * INTERVAL)
+    [name] = world.stage(None)
+    assert delays_of(world, File(name), File) == []
 
 
-def test_tries_go_on_counting_when_the_broker_comes_back_meanwhile(lagging: World) -> None:
-    stage_live(lagging)
-    lagging.break_database()
-    queue = lagging.reconciler._queue = DelaysQueue()
-    tried: dict[Key, Waiting] = {Sweep(): Waiting(6, 0.0), Sweep(1): Waiting(0, 0.0)}
-    lagging.reconciler._reconcile(tried)
-    assert lagging.causes()
-    [delay] = [delay for key, delay in queue.delays if key == Sweep()]
-    assert 30 <= delay <= 60
+def test_young_files_have_a_bounded_number_of_keys(new_world: Callable[..., World]) -> None:
+    world = new_world(absent_grace=1000)
+    world.stage(None, MAX_YOUNG + 50)
+    world.do(Sweep())
+    world.do(Sweep())
+    assert world.queue.delayed <= MAX_YOUNG + 2, "a sweep and the directory's check beside them"
 
 
-# What is out of order
+def test_on_a_shared_directory_hosts_take_turns(
+    new_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging_module, "network_type", lambda descriptor: "nfs4")
+    world = new_world()
+    world.do()
+    [image] = world.stage(True)
+    check_spread(delays_of(world, Image(image), Image), 0, 0.5)
+    assert image in world.left
+    list(world.reconciler._reconcile({Image(image): Waiting(1, 0.0)}))
+    assert image not in world.left
 
 
-def test_without_a_directory_the_database_is_asked_all_the_same(
+# Limits
+
+
+def test_other_limits_begin_with_a_sweep(new_world: Callable[..., World]) -> None:
+    world = new_world(max_absent_removals=1)
+    world.stage(False)
+    world.stage(None, 3)
+    world.do(Sweep())
+    assert len(world.left) == 3
+    world.reconciler.reconfigure(Limits(INTERVAL, 0, 3))
+    world.run(lambda: len(world.left) == 1)
+
+
+def test_the_limit_is_a_condition_until_there_is_room(
     new_world: Callable[..., World], caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", logger="watcher")
+    world = new_world(max_absent_removals=2)
+    world.stage(False)
+    world.stage(None, 5)
+    for _ in range(3):
+        world.do(Sweep())
+        assert world.causes().keys() == {"absent_removals_limit"}
+    assert len(world.left) == 4
+    world.reconciler.reconfigure(Limits(INTERVAL, 0, 100))
+    world.do()
+    assert not world.causes() and len(world.left) == 1
+    assert [line.partition(";")[0] for line in logged(caplog) if "absent" in line] == [
+        "Limit of max_absent_removals reached",
+        "Room within max_absent_removals again",
+    ]
+
+
+def test_a_limit_of_zero_is_a_choice_and_no_fault(new_world: Callable[..., World]) -> None:
+    world = new_world(max_absent_removals=0)
+    world.stage(False)
+    world.stage(None)
+    world.do(Sweep())
+    assert len(world.left) == 2 and not world.causes()
+
+
+# Witness
+
+
+def test_files_without_a_row_wait_for_a_witness(
+    new_world: Callable[..., World], caplog: pytest.LogCaptureFixture
+) -> None:
     world = new_world()
-    world.staging.rmdir()
-    world.break_database()
+    world.database.execute("INSERT INTO images VALUES ('another', 0)")
+    world.database.commit()
+    absent = world.stage(None, 3)
     for _ in range(2):
-        world.queue.put(Sweep())
-        world.step()
-        assert "unable to open database file" in world.causes()["database"]
-        assert world.queue.delayed == 2, "tries again, and looks for the directory"
-    assert world.reconciler._stats.sweeps == 0
-    world.mend_database()
-    world.queue.put(Sweep())
-    world.step()
+        world.do(Sweep())
+        world.do(File(absent[0]))
+        assert "is [database] connection this Glance's database?" in world.causes()["witness"]
+    assert world.left == set(absent)
+    [known] = world.stage(False)
+    world.do(File(known))
     assert not world.causes()
-    assert [record.getMessage().partition(": ")[0] for record in caplog.records] == [
-        f"Staging directory {world.staging} does not exist, waiting for it",
+    world.run(lambda: world.left == {known})
+    lines = logged(caplog)
+    assert [line[:5] for line in lines if not line.startswith("Watching")] == ["Files", "Found"]
+    assert len(logged(caplog, level="WARNING")) == 1
+
+
+@pytest.mark.parametrize("deleted", [True, False])
+def test_a_notified_image_without_files_here_is_a_witness(
+    new_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch, deleted: bool
+) -> None:
+    world = new_world()
+    [image] = world.stage(deleted)
+    (world.staging / image).unlink()
+    absent = world.stage(None)
+    asked: list[set[str]] = []
+    read = world.images.states
+
+    def note(ids: set[str]) -> dict[str, ImageState]:
+        asked.append(set(ids))
+        return read(ids)
+
+    monkeypatch.setattr(world.images, "states", note)
+    unknown = str(uuid.uuid4())
+    world.do(Image(unknown))
+    assert not world.cleaner.planner.witnessed
+    world.do(Image(image))
+    assert world.cleaner.planner.witnessed
+    assert asked.count({unknown}) == asked.count({image}) == 1
+    world.do()  # the sweep that a witness brings
+    assert not world.left & set(absent)
+    asked.clear()
+    world.do(Image(str(uuid.uuid4())))
+    assert asked == [], "no read more once there is one"
+
+
+# The database fails
+
+
+@pytest.mark.usefixtures("no_wait")
+def test_a_sweep_goes_on_where_the_database_failed(
+    new_world: Callable[..., World],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """One query in three fails; a sweep has ten."""
+    monkeypatch.setattr(cleaner_module, "FILES_PER_STEP", 10)
+    world = new_world()
+    world.stage(True, 50)
+    world.stage(False, 50)
+    read, queries, asked = world.images.states, iter(range(1, 1000)), []
+
+    def fickle(ids: set[str]) -> dict[str, ImageState]:
+        if next(queries) % 3 == 0:
+            raise DatabaseError(f"gone away after {len(asked)} ms")
+        asked.extend(ids)
+        return read(ids)
+
+    monkeypatch.setattr(world.images, "states", fickle)
+    world.run(lambda: world.cleaner.stats.sweeps == 1)
+    assert len(world.left) == 50
+    assert len(asked) == len(set(asked)) == 100, "nothing was asked for twice"
+    tally = world.cleaner.stats.tallies[Trigger.SWEEP]
+    assert (tally.cleaned, tally.ignored) == (50, 50)
+    assert [line for line in logged(caplog) if "Database" in line] == [
         "Database unavailable; removals suspended",
         "Database available; removals continue",
     ]
 
 
-@pytest.mark.parametrize("readable", [True, False])
-def test_a_fault_of_the_database_ends_without_a_directory_to_sweep(
-    new_world: Callable[..., World], readable: bool
+@pytest.mark.usefixtures("no_wait")
+@pytest.mark.parametrize("with_sweep", [True, False])
+def test_what_is_reported_while_the_database_fails_is_done_when_it_is_back(
+    world: World, with_sweep: bool
 ) -> None:
-    world = new_world()
+    [image], [name] = world.stage(True), world.stage(True)
     world.break_database()
-    world.queue.put(Sweep())
-    world.step()
+    world.do(Image(image), File(name), *[Sweep()] * with_sweep)
+    assert "unable to open database file" in world.causes()["database"]
+    world.repair_database()
+    steps = world.run(lambda: world.cleaner.stats.sweeps == 2)
+    assert not world.causes()
+    assert removed(steps, Trigger.NOTIFICATION) == [image]
+    assert removed(steps, Trigger.FILE_EVENT) == [name]
+
+
+@pytest.mark.usefixtures("no_wait")
+def test_an_image_notified_within_a_sweep_that_fails_is_looked_at_again(world: World) -> None:
+    [lagging] = world.stage(False)
+    world.stage(True, 10)
+    for step in world.steps(Sweep()):
+        if isinstance(step, Removal) and not world.causes():
+            world.queue.put(Image(lagging))
+            world.break_database()
+            break_seen = len(world.left)
+    assert world.causes() and len(world.left) == break_seen
+    world.repair_database()
+    world.delete(lagging)
+    steps = world.run(lambda: lagging not in world.left)
+    assert lagging in removed(steps, Trigger.NOTIFICATION)
+
+
+def test_while_it_fails_events_cost_no_query_before_the_next_try(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backoff, "backoff", lambda attempt: 60.0)
+    queries: list[object] = []
+
+    def fail(ids: object) -> dict[str, ImageState]:
+        queries.append(ids)
+        raise DatabaseError("gone away")
+
+    monkeypatch.setattr(world.images, "states", fail)
+    names = world.stage(True, 20)
+    for name in names:
+        world.do(File(name))
+    assert len(queries) == 1
+    assert world.queue.delayed == 20 + 1 + 1, "with the sweep and the directory's check"
+
+
+def test_retries_back_off(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts: list[int] = []
+
+    def note(attempt: int) -> float:
+        attempts.append(attempt)
+        return 0.0
+
+    monkeypatch.setattr(backoff, "backoff", note)
+    world.break_database()
+    for _ in range(4):
+        world.do(Sweep())
+    world.repair_database()
+    world.do(Sweep())
+    world.break_database()
+    world.do(Sweep())
+    assert attempts == [1, 2, 3, 4, 1]
+
+
+def test_without_a_directory_the_database_is_asked_all_the_same(
+    new_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backoff, "backoff", lambda attempt: 0.0)
+    world = new_world()
     world.staging.rmdir()
-    if not readable:
-        world.staging.touch()
-    world.mend_database()
-    world.queue.put(Sweep())
-    world.step()
-    assert world.causes().keys() == (set() if readable else {"directory"})
+    world.break_database()
+    for _ in range(2):
+        world.do(Sweep())
+        assert "unable to open database file" in world.causes()["database"]
+    assert world.cleaner.stats.sweeps == 0
+    world.repair_database()
+    world.do(Sweep())
+    assert not world.causes() and world.cleaner.stats.sweeps == 1
+
+
+# The directory fails
 
 
 def test_a_directory_that_is_gone_is_not_one_that_cannot_be_read(
     new_world: Callable[..., World], caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", logger="watcher")
     world = new_world()
     world.staging.rmdir()
     for _ in range(2):
         world.staging.touch()
         for _ in range(2):
-            world.step()
+            world.do()
             assert world.causes().keys() == {"directory"}
         world.staging.unlink()
         for _ in range(2):
-            world.step()
+            world.do()
             assert not world.causes()
-    told = [record.getMessage().partition(": ")[0] for record in caplog.records]
-    assert told == 2 * [
+    assert logged(caplog) == 2 * [
         "Cannot read the staging directory, retrying",
         f"Staging directory {world.staging} does not exist, waiting for it",
     ]
 
 
-# Notified images while the database can't be asked, and lags afterwards
+def test_a_directory_replaced_under_a_sweep_is_swept_instead(world: World, tmp_path: Path) -> None:
+    world.stage(True, 10)
+    new: list[str] = []
+    for step in world.steps(Sweep()):
+        if isinstance(step, Removal) and not new:
+            world.staging.rename(tmp_path / "away")
+            world.staging.mkdir()
+            new = world.stage(True, 2)
+    assert len(os.listdir(tmp_path / "away")) == 1 + 9, "one live file, and all but one"
+    world.run(lambda: not world.left)
+    assert len(os.listdir(tmp_path / "away")) == 1 + 9
 
 
-@pytest.fixture
-def lagging(new_world: Callable[..., World]) -> World:
-    """A world that has swept, with some files of images that look alive."""
-    world = new_world()
-    world.queue.put(Sweep())
-    world.step()
-    return world
-
-
-def stage_live(world: World, suffix: str = "") -> tuple[str, Path]:
-    """Stage a file of a live image; its id and the file."""
-    image = str(uuid.uuid4())
-    world.database.execute("INSERT INTO images VALUES (?, 0)", (image,))
-    world.database.commit()
-    path = world.staging / (image + suffix)
-    path.touch()
-    return image, path
-
-
-def check_looked_at_again(world: World, image: str, path: Path) -> None:
-    """Once the database is back, and once it shows the row, all without another sweep."""
-    world.queue.put(Sweep())
-    world.step()
-    assert not world.causes() and path.exists()
-    world.database.execute("UPDATE images SET deleted = 1 WHERE id = ?", (image,))
-    world.database.commit()
-    taken = world.queue.take()
-    assert taken.keys() == {Image(image)} and taken[Image(image)].attempt == 1
-    world.reconciler._reconcile(taken)
-    assert not path.exists()
-    assert not world.reconciler._owed
-
-
-def test_a_notified_image_whose_query_failed_is_looked_at_again(lagging: World) -> None:
-    image, path = stage_live(lagging)
-    lagging.break_database()
-    lagging.queue.put(Image(image))
-    lagging.step()
-    assert lagging.causes()
-    lagging.mend_database()
-    check_looked_at_again(lagging, image, path)
-
-
-@pytest.mark.parametrize("key", [Sweep(), Directory()])
-def test_an_image_notified_while_the_database_cannot_be_asked_is_looked_at_again(
-    lagging: World, key: Sweep | Directory
+def test_what_is_wrong_with_one_name_concerns_that_name(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    stage_live(lagging)
-    image, path = stage_live(lagging, suffix=".uc")
-    path.unlink()
-    lagging.break_database()
-    lagging.queue.put(Sweep())
-    lagging.step()
-    path.touch()
-    lagging.queue.put(Image(image))
-    lagging.queue.put(File(path.name))
-    lagging.queue.put(key)
-    lagging.step()
-    lagging.mend_database()
-    check_looked_at_again(lagging, image, path)
+    [broken], others = world.stage(True), world.stage(True, 3)
+    lstat = os.lstat
+
+    def fail(name: str, *, dir_fd: int) -> os.stat_result:
+        if name == broken:
+            raise OSError(errno.EUCLEAN, os.strerror(errno.EUCLEAN))
+        return lstat(name, dir_fd=dir_fd)
+
+    with monkeypatch.context() as broken_disk:
+        broken_disk.setattr(os, "lstat", fail)
+        for _ in range(3):
+            world.do(Image(broken), File(broken))
+        world.do(Sweep())
+    assert not world.causes()
+    assert broken in world.left and not world.left & set(others)
+    assert logged(caplog, level="ERROR") == [
+        f"Failed to delete stale staging path '{world.staging / broken}'"
+    ]
+    assert world.cleaner.stats.sweeps == 2
 
 
-def test_an_image_notified_within_a_sweep_that_fails_is_looked_at_again(lagging: World) -> None:
-    def fail() -> None:
-        if lagging.removed:
-            lagging.meanwhile = lambda: None
-            lagging.queue.put(Image(image))
-            lagging.break_database()
+@pytest.mark.parametrize(
+    ("number", "by", "fails"),
+    [
+        (errno.EROFS, Sweep, True),
+        (errno.EROFS, File, True),
+        (errno.EACCES, Sweep, True),
+        (errno.EACCES, File, False),
+        (errno.EISDIR, Sweep, False),
+    ],
+)
+def test_removals_that_fail_are_a_condition(
+    world: World, monkeypatch: pytest.MonkeyPatch, number: int, by: type, fails: bool
+) -> None:
+    def fail(name: str, *, dir_fd: int) -> None:
+        raise OSError(number, os.strerror(number), name)
 
-    image, path = stage_live(lagging)
-    lagging.stage(deleted=True, count=COUNT)
-    lagging.meanwhile = fail
-    lagging.queue.put(Sweep())
-    lagging.step()
-    assert lagging.causes() and lagging.removed < COUNT
-    lagging.mend_database()
-    check_looked_at_again(lagging, image, path)
-
-
-def test_nothing_is_kept_of_images_without_files(lagging: World) -> None:
-    stage_live(lagging)
-    lagging.break_database()
-    for key in (Sweep(), Directory(), Sweep()):
-        lagging.queue.put(Image(str(uuid.uuid4())))
-        lagging.queue.put(key)
-        lagging.step()
-        assert lagging.causes() and not lagging.reconciler._owed
+    [name] = world.stage(True)
+    with monkeypatch.context() as stuck:
+        stuck.setattr(os, "unlink", fail)
+        world.do(Sweep() if by is Sweep else File(name))
+    assert world.causes() == ({"removals": os.strerror(number)} if fails else {})
+    world.do(File(name))
+    assert not world.causes() and name not in world.left
 
 
-def test_one_line_tells_at_each_sweep_what_went_since_the_one_before(
+def test_file_events_that_cannot_be_had_are_a_condition(
     new_world: Callable[..., World], caplog: pytest.LogCaptureFixture
 ) -> None:
-    def swept(world: World) -> None:
-        sweeps.append(world)
-        if len(sweeps) == 1:
-            for name in world.stage(deleted=True, count=2):
-                world.queue.put(File(name))
-            world.end_after = 3 + 2
-        elif len(sweeps) == 2:
-            world.reconciler.limit(Limits(86400, 0, 1))
-        else:
-            world.queue.close()
-
-    def told() -> list[str]:
-        lines = [(record.levelname, record.getMessage()) for record in caplog.records]
-        return [text for level, text in lines if level == "INFO" and "Removed" in text]
-
-    sweeps: list[World] = []
-    caplog.set_level("INFO", logger="watcher")
-    world = new_world(swept)
-    world.stage(deleted=True, count=3)
-    world.reconciler.run()
-    assert told() == ["Removed 3 stale staging files, 0.0 MiB, since the previous sweep"]
-    world.reconciler._queue = world.queue = WorkQueue()
-    world.end_after = -1
-    world.reconciler.run()
-    assert told()[1:] == ["Removed 2 stale staging files, 0.0 MiB, since the previous sweep"]
-    assert len(sweeps) == 3, "and nothing at a sweep after which nothing had gone"
+    world = new_world()
+    world.watch.fault = OSError(errno.EMFILE, "no instance")
+    for _ in range(3):
+        world.do()
+    assert world.causes()["file_events"].startswith("no instance; see fs.inotify.max_user_inst")
+    world.watch.fault = None
+    [name] = world.stage(True)
+    world.do()
+    assert not world.causes()
+    assert name not in world.left, "it is swept, for events may have been missed"
+    assert logged(caplog)[:2] == [
+        "Cannot watch the staging directory; sweeps and notifications continue",
+        "Watching the staging directory again",
+    ]
 
 
-def test_what_others_removed_is_not_in_that_line(
-    new_world: Callable[..., World],
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_watch_that_ended_is_made_again_and_swept_after(world: World) -> None:
+    world.watch.watching = None
+    [name] = world.stage(True)
+    world.do()
+    assert world.watch.watching is not None and name not in world.left
+
+
+# Log
+
+
+def test_a_sweep_says_what_was_removed_since_the_previous_one(
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else several watchers on one directory would tell of more than there was."""
-    caplog.set_level("INFO", logger="watcher")
-    world = new_world(lambda world: world.queue.close())
-    others, _ = world.stage(deleted=True, count=2)
-    unlink = os.unlink
+    names = world.stage(True, 3)
+    others, unlink = names[2], os.unlink
 
     def slower(name: str, *, dir_fd: int) -> None:
-        if name == others:
+        if name == others:  # another watcher on the same directory
             unlink(world.staging / name)
         unlink(name, dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "unlink", slower)
-    world.reconciler.run()
-    assert world.reconciler._stats.tallies[Trigger.SWEEP].cleaned == 2
-    assert "Removed 1 stale staging files, 0.0 MiB, since the previous sweep" in caplog.messages
+    world.do(File(names[0]))
+    world.do(Sweep())
+    world.do(Sweep())
+    assert [line for line in caplog.messages if "Removed" in line] == [
+        "Removed 2 stale staging files, 0.0 MiB, since the previous sweep"
+    ]
 
 
-def test_a_network_file_system_is_told_of_once(
+def test_a_network_file_system_is_logged_once(
     new_world: Callable[..., World],
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(staging_module, "network_type", lambda descriptor: "nfs4")
-    caplog.set_level("INFO", logger="watcher")
     world = new_world()
-    world.stage(deleted=True)
     for _ in range(3):
-        world.step()
+        world.do()
     assert [line for line in caplog.messages if "irectory" in line] == [
-        f"Staging directory {world.staging} is on a network file system (nfs4): what other hosts "
-        "write there is found by notifications and sweeps only",
+        f"Staging directory {world.staging} is on a network file system (nfs4): files that other "
+        "hosts write are found by notifications and sweeps only",
         f"Watching staging directory {world.staging}",
     ]
+
+
+def test_it_yields_at_least_with_each_check_of_the_directory(
+    new_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciler_module, "JITTER", 0.0)
+    world = new_world()
+    world.reconciler._check_interval = 0.01
+    steps: list[Step] = []
+    for step in world.reconciler.run():
+        steps.append(step)
+        if len(steps) > 30:
+            world.queue.close()
+    assert world.cleaner.stats.sweeps == 1
