@@ -111,8 +111,8 @@ def test_what_the_audit_wrote(path: Path, listed: Callable[..., Listing]) -> Non
 def rotated(path: Path, name: str, age: int, *lines: str) -> Path:
     """Write a rotated file that was last written so many days ago."""
     file = path.with_name(name)
-    opener = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(file.suffix, open)
-    with opener(file, "wb") as written:
+    openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    with openers.get(file.suffix, open)(file, "wb") as written:
         written.write("".join(lines).encode())
     moment = (NOW - timedelta(days=age)).timestamp()
     os.utime(file, (moment, moment))
@@ -195,7 +195,7 @@ def test_since(
 @pytest.mark.parametrize("since", ["", "2", "2y", "-1d", "soon", "99999999w", "2026-13-01", "\x1b"])
 def test_a_since_that_is_none(path: Path, since: str) -> None:
     path.write_text("")
-    with pytest.raises(ConfigError, match="Cannot use --since .*; expected an age"):
+    with pytest.raises(ConfigError, match=r"Cannot use --since .*; expected an age"):
         history.run(configured(path), since=since, image=None, as_json=True)
 
 
