@@ -76,7 +76,7 @@ class Server(ThreadingHTTPServer):
 
     allow_reuse_address = True
     daemon_threads = True
-    request_queue_size = MAX_CONNECTIONS
+    request_queue_size = 128  # a full one makes clients wait for a second
 
     def __init__(self, host: str, port: int, handler: type["Handler"]) -> None:
         info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
