@@ -259,6 +259,18 @@ def test_any_failure_to_accept_leaves_it_serving(
     assert ask(serve(), "/healthz")[0] == 200
 
 
+def test_a_flood_of_connections_is_slowed_down(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve()
+    waits: list[float] = []
+    monkeypatch.setattr(server._stopping, "wait", waits.append)
+    for number in range(1, 4):
+        assert ask(server, "/healthz")[0] == 200
+        expected = [served.ACCEPT_INTERVAL] * number
+        wait_for(lambda: waits == expected, TIMEOUT, "a wait")  # noqa: B023 - called at once
+
+
 def test_the_address_is_not_looked_up(
     serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:

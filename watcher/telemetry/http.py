@@ -41,6 +41,7 @@ MAX_CONNECTIONS = 20  # one more closes the oldest
 MAX_HEAD = 16384  # bytes of the request line and all headers
 REQUEST_TIMEOUT = 10.0  # seconds for the whole request, and for sending the response
 SLOT_TIMEOUT = 1.0  # seconds in which a closed connection's thread must end
+ACCEPT_INTERVAL = 0.01  # seconds; a flood of connections leaves the processor to removals
 RETRY_DELAY = 1.0  # seconds; after accept() failed, as without free descriptors
 
 #: components that don't affect readiness: files are kept, everything else continues
@@ -110,6 +111,7 @@ class Server(ThreadingHTTPServer):
             while not self._stopping.is_set():
                 try:
                     self.handle_request()
+                    self._stopping.wait(ACCEPT_INTERVAL)
                 except Exception as error:  # noqa: BLE001 - MemoryError and the like: keep serving
                     LOG.debug("HTTP server: %s", error)
                     self._stopping.wait(RETRY_DELAY)
