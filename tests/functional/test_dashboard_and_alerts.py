@@ -212,7 +212,7 @@ class Case(NamedTuple):
 
 CASES = [
     Case("all is well", {}, 69, set()),
-    Case("down for a moment", {UP: "1x9 0x3 1x50"}, 14, set()),
+    Case("down for a moment", {UP: "1x9 0x3 1x50"}, 13, set()),
     Case("down", {UP: "1x9 0x50"}, 16, {"Down"}),
     Case("up again", {UP: "1x9 0x20 1x50"}, 40, set()),
     Case("new series", dict.fromkeys(WELL, "_x29 ") | {UP: "_x29 1x30"}, 31, set()),

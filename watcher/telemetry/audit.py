@@ -73,7 +73,7 @@ class AuditLog:
                 "state": removal.state.value,
                 "latency": None if removal.waited is None else round(removal.waited, 6),
             }
-        ).replace("\x7f", "\\u007f")  # the one control character that JSON leaves as it is
+        )
         try:
             self._append(f"{line}\n".encode("ascii"))
         except OSError as error:
