@@ -3,11 +3,12 @@ import http.client
 import os
 import re
 import resource
+import select
 import socket
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,16 @@ def test_a_request_is_bounded(serve: Callable[..., Server], line: bytes, status:
     with connect(serve()) as client:
         client.sendall(line[: MAX_HEAD + 1])  # what is never read would reset the connection
         assert client.makefile("rb").readline().split()[1] == status
+
+
+def test_a_request_in_many_pieces_is_refused(serve: Callable[..., Server]) -> None:
+    with connect(serve()) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with suppress(OSError):
+            client.sendall(b"GET / HTTP/1.0\r\nA: ")
+            while not select.select([client], [], [], 0.001)[0]:
+                client.sendall(b"b")
+            assert client.recv(1) == b""
 
 
 def test_a_slow_request_ends(serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:

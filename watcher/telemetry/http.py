@@ -39,6 +39,7 @@ LOG = log.getLogger(__name__)
 
 MAX_CONNECTIONS = 20  # one more closes the oldest
 MAX_HEAD = 16384  # bytes of the request line and all headers
+MAX_READS = 32  # pieces in which they may arrive; one byte each would cost much processor time
 REQUEST_TIMEOUT = 10.0  # seconds for the whole request, and for sending the response
 SLOT_TIMEOUT = 1.0  # seconds in which a closed connection's thread must end
 ACCEPT_INTERVAL = 0.01  # seconds; a flood of connections leaves the processor to removals
@@ -174,19 +175,22 @@ class Handler(MetricsHandler):
         self.connection.sendall(answer)
 
     def _read_head(self) -> bytes | None:
-        """Request line and headers, cut after `MAX_HEAD` bytes; None: they came too slowly."""
+        """Read request line and headers, up to `MAX_HEAD` bytes or little more.
+
+        None: they arrive too slowly, or in too many pieces.
+        """
         deadline = time.monotonic() + REQUEST_TIMEOUT
         head = bytearray()
-        while len(head) <= MAX_HEAD:
+        for _ in range(MAX_READS):
             if (left := deadline - time.monotonic()) <= 0:
                 return None
             self.connection.settimeout(left)
             received = self.connection.recv(4096)
             start = max(0, len(head) - 3)
             head += received
-            if not received or _END_OF_HEAD.search(head, start):
-                break
-        return bytes(head)
+            if not received or len(head) > MAX_HEAD or _END_OF_HEAD.search(head, start):
+                return bytes(head)
+        return None
 
     def _answer(self, head: bytes) -> bytes:
         self.rfile, written = io.BytesIO(head), io.BytesIO()
