@@ -58,19 +58,19 @@ def test_every_removal_by_its_trigger(
     unknown = host.stage(new_id(), b"x" * 10000)
     host.wait_gone(seen, unknown)
     wait_for(lambda: len(records(host)) == 4, 10, "the last record")
-    told = {record["file"]: record for record in records(host)}
+    found = {record["file"]: record for record in records(host)}
     expected = {
         str(swept): ("sweep", "deleted"),
         str(host.staging / f"{image}.uc"): ("notification", "deleted"),
         str(seen): ("file_event", "deleted"),
         str(unknown): ("recheck", "absent"),
     }
-    assert {file: (record["trigger"], record["state"]) for file, record in told.items()} == expected
-    for file, record in told.items():
+    assert {file: (record["trigger"], record["state"]) for file, record in found.items()} == expected
+    for file, record in found.items():
         assert record["image"] == Path(file).name[:36]
         assert (record["latency"] is None) == (record["trigger"] == "sweep")
         assert (record["latency"] or 0) >= 0
-    assert told[str(unknown)]["size"] >= 10000
+    assert found[str(unknown)]["size"] >= 10000
 
 
 def test_a_sweep_by_hand_is_in_it_a_dry_run_is_not(host: Host, database_url: str) -> None:

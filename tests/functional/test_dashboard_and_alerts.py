@@ -241,7 +241,7 @@ CASES = [
     Case("audit fails from the start", {AUDIT: "0x50"}, 11, {"ComponentFailing"}),
     Case("failures in the first sweep", {ERRORS: "5x50"}, 16, {"FilesNotRemoved"}),
     Case("failures, new series", {ERRORS: "_x29 5x30"}, 46, {"FilesNotRemoved"}),
-    Case("failures gone", {ERRORS: "5x29 0x30"}, 31, set()),
+    Case("no failures any more", {ERRORS: "5x29 0x30"}, 31, set()),
     Case("limit not reached", {LIMIT: "0x70"}, 69, set()),
     Case("limit reached", {LIMIT: "0x29 1x30"}, 30, {"AbsentRemovalsLimit"}),
     Case("limit reached at the first scrape", {LIMIT: "1x70"}, 0, {"AbsentRemovalsLimit"}),

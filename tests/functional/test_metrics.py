@@ -342,7 +342,7 @@ def test_hostile_clients_hold_nobody_up(
             client.sendall(junk)
             client.shutdown(socket.SHUT_WR)
     for _ in range(20):
-        with connect(port) as client:  # gone before the answer
+        with connect(port) as client:  # closed before the answer
             client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     assert scrape(port)["sweeps_total",] == 1

@@ -109,7 +109,7 @@ def test_what_the_audit_wrote(path: Path, listed: Callable[..., Listing]) -> Non
 
 
 def rotated(path: Path, name: str, age: int, *lines: str) -> Path:
-    """Write a rotated file that was last written so many days ago."""
+    """Write a rotated file, last written `age` days ago."""
     file = path.with_name(name)
     openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
     with openers.get(file.suffix, open)(file, "wb") as written:

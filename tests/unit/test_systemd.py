@@ -138,7 +138,7 @@ def test_the_watchdog(listener: Listener, environ: dict[str, str], seconds: floa
 
 def test_without_systemd() -> None:
     manager = Manager({"WATCHDOG_USEC": "1000000"})
-    assert manager.watchdog is None, "nobody counts"
+    assert manager.watchdog is None
     for each in (manager.ready, manager.ping, manager.reloading, manager.reloaded):
         each()
     manager.status("well")
