@@ -65,7 +65,9 @@ def test_every_removal_by_its_trigger(
         str(seen): ("file_event", "deleted"),
         str(unknown): ("recheck", "absent"),
     }
-    assert {file: (record["trigger"], record["state"]) for file, record in found.items()} == expected
+    assert {
+        file: (record["trigger"], record["state"]) for file, record in found.items()
+    } == expected
     for file, record in found.items():
         assert record["image"] == Path(file).name[:36]
         assert (record["latency"] is None) == (record["trigger"] == "sweep")
