@@ -15,7 +15,8 @@ import pytest
 
 from watcher.database.images import ImageState
 from watcher.errors import ConfigError
-from watcher.stats import Removal, Trigger
+from watcher.reconcile.cleaner import Removal
+from watcher.stats import Trigger
 from watcher.telemetry.audit import AuditLog
 
 IMAGE = "8aa29f1a-df65-415d-993e-a9e25853feb8"

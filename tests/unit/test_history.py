@@ -16,7 +16,8 @@ from watcher import conf
 from watcher.cli import history
 from watcher.database.images import ImageState
 from watcher.errors import ConfigError
-from watcher.stats import Removal, Trigger
+from watcher.reconcile.cleaner import Removal
+from watcher.stats import Trigger
 from watcher.telemetry.audit import UTC, AuditLog
 
 IMAGE = "8aa29f1a-df65-415d-993e-a9e25853feb8"

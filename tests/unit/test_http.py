@@ -369,9 +369,9 @@ def test_each_removal_is_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     heartbeats = []
     remove = Staging.remove
 
-    def watched(self: Staging, name: str, status: os.stat_result | None = None) -> int | None:
-        heartbeats.append(service._reconciler.heartbeat)
-        return remove(self, name, status)
+    def watched(self: Staging, name: str, judged: os.stat_result | None) -> int | None:
+        heartbeats.append(service._heartbeat)
+        return remove(self, name, judged)
 
     monkeypatch.setattr(Staging, "remove", watched)
     service.start()

@@ -7,6 +7,7 @@ from prometheus_client import generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from watcher.reconcile.cleaner import Outcome
 from watcher.stats import LAG_BUCKETS, Stats, Tally, Trigger
 from watcher.telemetry.metrics import PREFIX, Metrics, new_registry
 from watcher.workqueue import Image, Sweep, WorkQueue
@@ -49,7 +50,8 @@ def stats() -> Stats:
     """With a different number everywhere."""
     made = Stats()
     for number, tally in enumerate(made.tallies.values()):
-        tally.add(Tally(10 * number + 1, 10 * number + 2, 10 * number + 3, 10 * number + 4))
+        counts = Tally(10 * number + 1, 10 * number + 2, 10 * number + 3, 10 * number + 4)
+        tally.add(counts, less=Tally())
     made.swept(0.25, Tally(5, 6, 7, 8))
     made.notifications, made.rechecks = 71, 72
     for lag in (-1.0, 0.0004, 0.001, 0.03, 4000.0):
@@ -105,8 +107,10 @@ def test_the_limit_is_a_gauge(conditions: dict[str, str | None], reached: int) -
 
 def test_files_held_back() -> None:
     stats = Stats()
+    assert value(families(stats), "files_held_back") is None, "before the first sweep"
+    stats.swept(0.25, Tally())
     assert value(families(stats), "files_held_back") == 0
-    vars(stats)["files_held_back"] = 5
+    stats.swept(0.25, Outcome(ignored=7, unwitnessed=5))
     assert value(families(stats), "files_held_back") == 5
 
 

@@ -14,7 +14,7 @@ SECRET = "s3cr3t"
 
 def test_our_section() -> None:
     stats, queue = Stats(), WorkQueue()
-    stats.tallies[Trigger.FILE_EVENT].add(Tally(cleaned=2, size=8192))
+    stats.tallies[Trigger.FILE_EVENT].add(Tally(cleaned=2, size=8192), less=Tally())
     queue.put(File("a"))
     queue.put(File("b"), delay=60)
     queue.put(Sweep(), delay=600)

@@ -15,6 +15,7 @@ from prometheus_client.core import (
 )
 
 from watcher.conf import DISTRIBUTION
+from watcher.reconcile.cleaner import Outcome
 from watcher.stats import LAG_BUCKETS, Stats, Tally
 from watcher.workqueue import WorkQueue
 
@@ -65,12 +66,6 @@ class Metrics:
             "absent_removals_limit_reached",
             "1 while max_absent_removals is used up for the last 24 hours, else 0.",
             conditions.get("absent_removals_limit") is not None,
-        )
-        yield _gauge(
-            "files_held_back",
-            "Files without a database row kept because nothing has shown yet that [database] "
-            "connection names this Glance's database.",
-            getattr(self._stats, "files_held_back", 0),
         )
 
     def _depth(self) -> Metric:
@@ -125,6 +120,12 @@ class Metrics:
         for result, count in _results(last.tally):
             files.add_metric([result], count)
         yield files
+        yield _gauge(
+            "files_held_back",
+            "Files without a database row that the last sweep kept because no image of this Glance "
+            "was found in the database yet.",
+            last.tally.unwitnessed if isinstance(last.tally, Outcome) else 0,
+        )
 
     def _notifications(self) -> Iterator[Metric]:
         yield _counter(
