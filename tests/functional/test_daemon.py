@@ -321,7 +321,7 @@ def test_a_report_while_it_works_and_while_it_waits(new_host: Callable[..., Host
         assert f"====  {section:^56}  ====".split() in [x.split() for x in text.splitlines()]
     assert "sweep = 3000 cleaned (" in text
     assert "notifications = broker 127.0.0.1:" in text
-    assert "database = in order" in text
+    assert "database = healthy" in text
     assert "reconciler.py" in text, "the cleaner's thread"
     assert text.count("connection = ***") == 1 and "transport_url = ***" in text
     assert host.staging.as_uri() in text, "our configuration, not an empty one"

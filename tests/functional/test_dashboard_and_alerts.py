@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What etc/ has for Grafana and Prometheus names only metrics and labels which the program has."""
+"""The dashboard and the alerts in etc/ fit the program's metrics, and Prometheus."""
 
 import json
+import os
 import re
+import subprocess
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,13 +16,20 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from tests.functional.host import Host
+from tests.functional.host import GlanceNotifier, Host, new_id
+from tests.services import RabbitMQ, Server, wait_for
 from tests.services.ports import free_port
 
 PREFIX = "glance_staging_watcher_"
 ETC = Path(__file__).parents[2] / "etc"
+TIMEOUT = 60.0  # seconds
 OF_PROMETHEUS = {"up": {"": {""}}}  # metrics that Prometheus makes itself
 OF_TARGETS = {"job", "instance"}  # labels that Prometheus adds
+COMPONENTS = {
+    *("cleaner", "database", "directory", "removals", "notifications", "file_events", "audit"),
+    *("absent_removals_limit", "witness"),
+}
+HAVE_THEIR_ALERT = {"absent_removals_limit", "witness"}
 
 # A metric's labels, each with its values.
 Labels = dict[str, set[str]]
@@ -76,6 +87,9 @@ def exposed(new_host: Callable[..., Host]) -> dict[str, Labels]:
             labels = found.setdefault(sample.name, {})
             for label, value in sample.labels.items():
                 labels.setdefault(label, set()).add(value)
+    components = found[f"{PREFIX}healthy"]["component"]
+    assert components <= COMPONENTS
+    components |= COMPONENTS  # some are there only in certain configurations
     return found
 
 
@@ -116,18 +130,30 @@ def test_the_dashboard(exposed: dict[str, Labels]) -> None:
             assert used <= {"instance", "__rate_interval", "__range"}, target["expr"]
 
 
-def test_the_alerts(exposed: dict[str, Labels]) -> None:
+def rules() -> list[dict[str, Any]]:
     groups = yaml.safe_load((ETC / "prometheus-alerts.yml").read_text())["groups"]
-    rules = [rule for group in groups for rule in group["rules"]]
-    assert len({rule["alert"] for rule in rules}) == len(rules) > 0
-    for rule in rules:
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def test_the_alerts(exposed: dict[str, Labels]) -> None:
+    assert len({rule["alert"] for rule in rules()}) == len(rules()) > 0
+    for rule in rules():
         assert rule["alert"].startswith("GlanceStagingWatcher")
         assert rule["labels"]["severity"] in ("critical", "warning")
-        assert rule["annotations"].keys() == {"summary", "description", "action"}
+        assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
         assert "$labels.instance" in rule["annotations"]["summary"]
         check(rule["expr"], iter(rule["annotations"].values()), exposed)
-    told = set(re.findall(r"\w+", " ".join(rule["annotations"]["description"] for rule in rules)))
-    assert exposed[f"{PREFIX}condition"]["part"] <= told, "each part is explained"
+    named = set(re.findall(r"\w+", " ".join(r["annotations"]["description"] for r in rules())))
+    assert exposed[f"{PREFIX}healthy"]["component"] - HAVE_THEIR_ALERT <= named
+
+
+def test_each_alert_has_a_section_in_the_docs() -> None:
+    page = (ETC.parent / "docs" / "metrics.md").read_text()
+    sections = {title.lower(): title for title in re.findall("^### (.*)$", page, re.MULTILINE)}
+    for rule in rules():
+        url, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+        assert url == "https://docs.example.org/glance-staging-watcher/metrics.html"
+        assert sections[anchor] == rule["alert"]
 
 
 def test_the_page_of_metrics(exposed: dict[str, Labels]) -> None:
@@ -143,12 +169,243 @@ def test_the_page_of_metrics(exposed: dict[str, Labels]) -> None:
     )
     assert {name: set(re.findall(r"\w+", labels)) for name, labels in rows} == ours
     files = exposed[f"{PREFIX}files_total"]
-    for label, values in {**files, **exposed[f"{PREFIX}condition"]}.items():
+    for label, values in {**files, **exposed[f"{PREFIX}healthy"]}.items():
         row = re.search(rf"^\| `{label}` \| (.*)", page, re.MULTILINE)
         assert row and values <= set(re.findall(r"`(\w+)`", row[1])), label
     for name in exposed:
         assert not name.startswith("process_") or f"`{name}`" in page, name
     alerts = re.findall(r"^\| `(Glance\w+)` \| (\w+) \|", page, re.MULTILINE)
-    groups = yaml.safe_load((ETC / "prometheus-alerts.yml").read_text())["groups"]
-    rules = [(rule["alert"], rule["labels"]["severity"]) for g in groups for rule in g["rules"]]
-    assert alerts == rules
+    assert alerts == [(rule["alert"], rule["labels"]["severity"]) for rule in rules()]
+
+
+# Rules, by promtool
+
+PROMTOOL = "/usr/bin/promtool"
+UP, SWEEPS, LAST = "up", "sweeps_total", "last_sweep_timestamp_seconds"
+ERRORS, HEALTHY = 'last_sweep_files{result="error"}', 'healthy{component="database"}'
+WITNESS, AUDIT = 'healthy{component="witness"}', 'healthy{component="audit"}'
+LIMIT, DUE = "absent_removals_limit_reached", 'queue_depth{state="due"}'
+
+#: one value a minute, for 70 minutes, with a sweep every ten minutes; promtool's time begins at 0
+WELL = {
+    UP: "1x70",
+    SWEEPS: "1x70",
+    "sweep_interval_seconds": "600x70",
+    LAST: " ".join(f"{60 * minute}x9" for minute in range(0, 70, 10)),
+    ERRORS: "0x70",
+    HEALTHY: "1x70",
+    WITNESS: "1x70",
+    AUDIT: "1x70",
+    LIMIT: "0x70",
+    DUE: "0x70",
+}
+
+
+class Case(NamedTuple):
+    """Which alerts fire at some minute, where series differ from those of a healthy host."""
+
+    name: str
+    series: dict[str, str]
+    minute: int
+    alerts: set[str]
+
+
+CASES = [
+    Case("all is well", {}, 69, set()),
+    Case("down for a moment", {UP: "1x9 0x3 1x50"}, 13, set()),
+    Case("down", {UP: "1x9 0x50"}, 16, {"Down"}),
+    Case("up again", {UP: "1x9 0x20 1x50"}, 40, set()),
+    Case("new series", dict.fromkeys(WELL, "_x29 ") | {UP: "_x29 1x30"}, 31, set()),
+    Case("first sweep is slow", {SWEEPS: "0x8 1x60", LAST: "_x8 540x60"}, 12, set()),
+    Case("first sweep doesn't finish", {SWEEPS: "0x70", LAST: "_x70"}, 11, {"NoSweep"}),
+    Case("no further sweep, not yet late", {LAST: "0x70"}, 39, set()),
+    Case("no further sweep", {LAST: "0x70"}, 42, {"NoSweep"}),
+    Case(
+        "a restart",
+        {SWEEPS: "5x29 0x1 1x40", LAST: "1200x29 _x1 1920x9 2520x9 3120x9 3720x9"},
+        45,
+        set(),
+    ),
+    Case(
+        "a restart after each minute",
+        {
+            UP: "1 0 1 0 1 0 1 0 1 0 1 0 1 0 1",
+            SWEEPS: "0 _ 0 _ 0 _ 0 _ 0 _ 0 _ 0 _ 0",
+            LAST: "_x14",
+        },
+        13,
+        {"NoSweep"},
+    ),
+    Case("database fails for a moment", {HEALTHY: "1x9 0x8 1x50"}, 25, set()),
+    Case("database fails", {HEALTHY: "1x9 0x50"}, 21, {"ComponentFailing"}),
+    Case("audit fails from the start", {AUDIT: "0x50"}, 11, {"ComponentFailing"}),
+    Case("failures in the first sweep", {ERRORS: "5x50"}, 16, {"FilesNotRemoved"}),
+    Case("failures, new series", {ERRORS: "_x29 5x30"}, 46, {"FilesNotRemoved"}),
+    Case("no failures any more", {ERRORS: "5x29 0x30"}, 31, set()),
+    Case("limit not reached", {LIMIT: "0x70"}, 69, set()),
+    Case("limit reached", {LIMIT: "0x29 1x30"}, 30, {"AbsentRemovalsLimit"}),
+    Case("limit reached at the first scrape", {LIMIT: "1x70"}, 0, {"AbsentRemovalsLimit"}),
+    Case(
+        "limit still reached after a restart", {LIMIT: "1x9 _x1 1x50"}, 12, {"AbsentRemovalsLimit"}
+    ),
+    Case("limit free again", {LIMIT: "1x29 0x30"}, 31, set()),
+    Case("held back until the first image", {WITNESS: "0x50 1x10"}, 49, set()),
+    Case("held back", {WITNESS: "0x70"}, 61, {"FilesHeldBack"}),
+    Case("a burst", {DUE: "0x9 5000x9 0x50"}, 40, set()),
+    Case("the queue grows", {DUE: "2000+10x70"}, 40, {"QueueGrows"}),
+    Case("the queue shrinks", {DUE: "9000-10x70"}, 40, set()),
+]
+
+
+def unit_test(case: Case) -> dict[str, Any]:
+    """A test of promtool's."""
+    target = 'job="glance-staging-watcher",instance="a"'
+    series = []
+    for name, values in (WELL | case.series).items():
+        bare, _, labels = name.rstrip("}").partition("{")
+        full = bare if bare == UP else PREFIX + bare
+        labels = f"{labels},{target}" if labels else target
+        series.append({"series": f"{full}{{{labels}}}", "values": values})
+    firing = [
+        {"labels": f'{{alertname="GlanceStagingWatcher{alert}"}}', "value": 1}
+        for alert in sorted(case.alerts)
+    ]
+    return {
+        "name": f"{case.name}, minute {case.minute}",
+        "interval": "1m",
+        "input_series": series,
+        "promql_expr_test": [
+            {
+                "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
+                "eval_time": f"{case.minute}m",
+                "exp_samples": firing,
+            }
+        ],
+    }
+
+
+def test_the_rules_fire_when_they_should(tmp_path: Path) -> None:
+    if not Path(PROMTOOL).exists():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("prometheus is not installed")
+    assert {alert for case in CASES for alert in case.alerts} == {
+        rule["alert"].removeprefix("GlanceStagingWatcher") for rule in rules()
+    }
+    file = ETC / "prometheus-alerts.yml"
+    checked = promtool("check", "rules", str(file))
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    tests = tmp_path / "tests.yml"
+    tests.write_text(
+        yaml.safe_dump({"rule_files": [str(file)], "tests": [unit_test(case) for case in CASES]})
+    )
+    tested = promtool("test", "rules", str(tests))
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+def promtool(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [PROMTOOL, *arguments], input=stdin, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+# Debian's Prometheus, which scrapes the program
+
+
+class Prometheus(Server):
+    """A Prometheus with our alerts.
+
+    :param target: port of the program's metrics
+    """
+
+    def __init__(self, directory: Path, target: int) -> None:
+        super().__init__(directory)
+        self._target = target
+
+    @classmethod
+    def missing(cls) -> str | None:
+        """Say whether it isn't installed."""
+        return None if Path("/usr/bin/prometheus").exists() else "prometheus is not installed"
+
+    def _command(self) -> list[str]:
+        config = {
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "rule_files": [str(ETC / "prometheus-alerts.yml")],
+            "scrape_configs": [
+                {
+                    "job_name": "glance-staging-watcher",
+                    "static_configs": [{"targets": [f"127.0.0.1:{self._target}"]}],
+                }
+            ],
+        }
+        (self.directory / "prometheus.yml").write_text(yaml.safe_dump(config))
+        return [
+            "/usr/bin/prometheus",
+            f"--config.file={self.directory / 'prometheus.yml'}",
+            f"--storage.tsdb.path={self.data}",
+            f"--web.listen-address=127.0.0.1:{self.port}",
+        ]
+
+    def _serving(self) -> bool:
+        with suppress(OSError):
+            return bool(self.get("/-/ready"))
+        return False
+
+    def get(self, path: str) -> str:
+        """What it answers."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as answer:
+            return str(answer.read().decode())
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """The result of a query."""
+        encoded = urllib.parse.urlencode({"query": expression})
+        result = json.loads(self.get(f"/api/v1/query?{encoded}"))
+        assert result["status"] == "success", result
+        return list(result["data"]["result"])
+
+
+def test_prometheus_scrapes_the_program(
+    new_host: Callable[..., Host], tmp_path: Path, rabbitmq: RabbitMQ, notifier: GlanceNotifier
+) -> None:
+    """Each query of the dashboard has data, and only the alerts that should fire do."""
+    if reason := Prometheus.missing():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    port = free_port()
+    host = new_host(
+        transport_url=rabbitmq.url(),
+        watcher=f"metrics_port = {port}\nabsent_grace = 0\nmax_absent_removals = 1\n"
+        "sweep_interval = 1",
+    )
+    host.stage_live()
+    for _ in range(2):
+        host.stage(new_id())
+    program = host.start()
+    program.wait_for_line("Listening for notifications")
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        linted = promtool("check", "metrics", stdin=answer.read().decode())
+    assert (linted.returncode, linted.stdout + linted.stderr) == (0, "")
+    (tmp_path / "prometheus").mkdir()
+    prometheus = Prometheus(tmp_path / "prometheus", port)
+    try:
+        prometheus.start()
+        wait_for(lambda: prometheus.query("up == 1"), TIMEOUT, "the first scrape")
+        notifier.deleted(new_id())  # between two scrapes, for a rate
+        for expression in dashboard_queries():
+            wait_for(lambda: has_data(prometheus, expression), TIMEOUT, expression)  # noqa: B023
+        wait_for(lambda: prometheus.query('ALERTS{alertstate="firing"}'), TIMEOUT, "an alert")
+        (alert,) = prometheus.query('ALERTS{alertstate="firing"}')
+        assert alert["metric"]["alertname"] == "GlanceStagingWatcherAbsentRemovalsLimit"
+    finally:
+        prometheus.stop()
+
+
+def dashboard_queries() -> list[str]:
+    """Queries, with the variables replaced as Grafana does."""
+    dashboard = json.loads((ETC / "grafana-dashboard.json").read_text())
+    texts = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    for name, value in {"instance": ".*", "__rate_interval": "30s", "__range": "1h"}.items():
+        texts = [text.replace(f"${name}", value) for text in texts]
+    return texts
+
+
+def has_data(prometheus: Prometheus, expression: str) -> bool:
+    result = prometheus.query(expression)
+    return bool(result) and all(sample["value"][1] != "NaN" for sample in result)

@@ -77,6 +77,8 @@ def database_url(tmp_path: Path) -> str:
 @pytest.fixture
 def host(host: Host) -> Host:
     """A host with a file for each verdict, and names that are no text."""
+    with host.config_file.open("a") as config:
+        config.write(f"[staging_watcher]\naudit_log = {host.directory / 'audit.json'}\n")
     host.stage_live()
     host.stage_deleted(".uc")
     host.stage(new_id())
@@ -104,6 +106,8 @@ def run(host: Host, command: str) -> tuple[int, list[dict[str, Any]]]:
 
 @pytest.mark.parametrize("command", sorted({command for command, _ in DOCUMENTED}))
 def test_each_command_writes_what_is_documented(host: Host, command: str) -> None:
+    if command == "history":
+        run(host, "sweep")
     _, objects = run(host, command)
     kinds = {kind for documented_command, kind in DOCUMENTED if documented_command == command}
     assert {value["kind"] for value in objects} == kinds

@@ -22,7 +22,7 @@ from tests.services.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 NAME = "glance-staging-watcher.service"
-PYTHON = Path("/usr/bin/python3")  # any user may run it, whatever runs the tests
+PYTHON = Path("/usr/bin/python3")  # any user may run it
 UID = 64321
 TIMEOUT = 60.0  # seconds
 
@@ -220,7 +220,7 @@ def test_the_unit_as_systemd_runs_it(manager: Manager, database: sqlite3.Connect
             os.chown(path, UID, UID)
 
     manager.do("start")
-    assert not swept.exists(), "gone before systemd counts it as started"
+    assert not swept.exists(), "removed before systemd counts it as started"
     wait_for(lambda: "1 cleaned, 1 ignored" in manager.show("StatusText"), TIMEOUT, "its status")
     status = manager.call("cat", f"/proc/{manager.show('MainPID')}/status").stdout
     fields = dict(line.split(":\t", 1) for line in status.splitlines())

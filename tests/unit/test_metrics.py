@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 from prometheus_client import generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from watcher.reconcile.cleaner import Outcome
 from watcher.stats import LAG_BUCKETS, Stats, Tally, Trigger
 from watcher.telemetry.metrics import PREFIX, Metrics, new_registry
 from watcher.workqueue import Image, Sweep, WorkQueue
@@ -16,11 +17,18 @@ BASE_UNITS = {"seconds", "bytes"}
 OTHER_UNITS = {"milliseconds", "ms", "minutes", "hours", "kilobytes", "kb", "mb", "gb", "percent"}
 
 
-def families(stats: Stats, queue: WorkQueue | None = None) -> list[Metric]:
+CONDITIONS = {"database": "host s can't be reached", "directory": None}
+
+
+def families(
+    stats: Stats,
+    queue: WorkQueue | None = None,
+    conditions: Mapping[str, str | None] = CONDITIONS,
+) -> list[Metric]:
     metrics = Metrics(
         stats,
         queue or WorkQueue(),
-        conditions=lambda: {"database": "host s can't be reached", "directory": None},
+        conditions=lambda: conditions,
         sweep_interval=lambda: 600,
     )
     return list(parse(generate_latest(new_registry(metrics)).decode()))
@@ -39,12 +47,13 @@ def value(found: list[Metric], name: str, **labels: str) -> float | None:
 
 @pytest.fixture
 def stats() -> Stats:
-    """With another number everywhere."""
+    """With a different number everywhere."""
     made = Stats()
     for number, tally in enumerate(made.tallies.values()):
-        tally.add(Tally(10 * number + 1, 10 * number + 2, 10 * number + 3, 10 * number + 4))
+        counts = Tally(10 * number + 1, 10 * number + 2, 10 * number + 3, 10 * number + 4)
+        tally.add(counts, less=Tally())
     made.swept(0.25, Tally(5, 6, 7, 8))
-    made.notifications, made.rechecks, made.brakes = 71, 72, 73
+    made.notifications, made.rechecks = 71, 72
     for lag in (-1.0, 0.0004, 0.001, 0.03, 4000.0):
         made.lag.add(lag)
     return made
@@ -70,15 +79,39 @@ def test_each_number_has_its_place(stats: Stats) -> None:
         "last_sweep_duration_seconds": 0.25,
         "notifications_total": 71,
         "rechecks_total": 72,
-        "brakes_total": 73,
     }.items():
         assert value(found, name) == expected, name
     assert value(found, "queue_depth", state="due") == 1
     assert value(found, "queue_depth", state="delayed") == 2
     for result, count in {"cleaned": 5, "ignored": 6, "error": 7}.items():
         assert value(found, "last_sweep_files", result=result) == count
-    assert value(found, "condition", part="database") == 0
-    assert value(found, "condition", part="directory") == 1
+    assert value(found, "healthy", component="database") == 0
+    assert value(found, "healthy", component="directory") == 1
+
+
+@pytest.mark.parametrize(
+    ("conditions", "reached"),
+    [
+        ({}, 0),
+        ({"absent_removals_limit": None}, 0),
+        ({"absent_removals_limit": "1000 files removed in 24 hours"}, 1),
+    ],
+)
+def test_the_limit_is_a_gauge(conditions: dict[str, str | None], reached: int) -> None:
+    """It stays up as long as the limit is used up, however often it is met."""
+    for _ in range(2):
+        assert (
+            value(families(Stats(), None, conditions), "absent_removals_limit_reached") == reached
+        )
+
+
+def test_files_held_back() -> None:
+    stats = Stats()
+    assert value(families(stats), "files_held_back") is None, "before the first sweep"
+    stats.swept(0.25, Tally())
+    assert value(families(stats), "files_held_back") == 0
+    stats.swept(0.25, Outcome(ignored=7, unwitnessed=5))
+    assert value(families(stats), "files_held_back") == 5
 
 
 def test_the_lag_is_a_histogram(stats: Stats) -> None:
@@ -93,10 +126,10 @@ def test_the_lag_is_a_histogram(stats: Stats) -> None:
 
 
 def test_before_anything_has_happened() -> None:
-    """Counters are there with 0, lest their first increase be missed; no sweep is made up."""
+    """Counters start at 0, or increase() would miss their first step; no sweep is invented."""
     found = families(Stats())
     assert value(found, "files_total", trigger="sweep", result="error") == 0
-    assert value(found, "brakes_total") == 0 == value(found, "sweeps_total")
+    assert value(found, "sweeps_total") == 0
     assert value(found, "notification_lag_seconds_count") == 0
     assert value(found, "last_sweep_timestamp_seconds") is None
 

@@ -31,6 +31,7 @@ class Command(NamedTuple):
     :param summary: for the list of commands; at most 36 characters
     :param flags: names of its options that are on or off, with their help
     :param run: what it does; the exit code
+    :param values: names of its options with a value, with their help
     """
 
     usage: list[str]
@@ -39,6 +40,7 @@ class Command(NamedTuple):
     exit_codes: str
     flags: dict[str, str]
     run: Callable[[cfg.ConfigOpts], int]
+    values: dict[str, str] = {}  # noqa: RUF012 - constant
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -120,6 +122,7 @@ def _command(name: str, args: Sequence[str]) -> int:
     options: list[cfg.Opt] = [
         cfg.BoolOpt(flag, default=False, help=text) for flag, text in command.flags.items()
     ]
+    options += [cfg.StrOpt(name, help=text) for name, text in command.values.items()]
     form = cfg.StrOpt(
         "format",
         default="table",
@@ -172,6 +175,14 @@ def _check(loaded: cfg.ConfigOpts) -> int:
     return check.run(loaded, as_json=loaded.format == "json")
 
 
+def _history(loaded: cfg.ConfigOpts) -> int:
+    from watcher.cli import history  # noqa: PLC0415
+
+    return history.run(
+        loaded, since=loaded.since, image=loaded.image, as_json=loaded.format == "json"
+    )
+
+
 COMMANDS = {
     "sweep": Command(
         usage=["[--dry-run] [--trust-database]"],
@@ -208,5 +219,20 @@ COMMANDS = {
         "configuration can't be read.",
         flags={},
         run=_check,
+    ),
+    "history": Command(
+        usage=["[--since AGE]", "[--image ID]"],
+        summary="past removals, from the audit log",
+        description="Lists removed files, the oldest first, from [staging_watcher] audit_log and "
+        "its rotated files. It changes nothing.",
+        exit_codes="0 listed; 1 a rotated file can't be read; 2 no audit log is configured, or it "
+        "can't be read.",
+        flags={},
+        values={
+            "since": "Only removals since then: an age as 90m, 12h, 2d or 1w, or a date as "
+            "2026-11-25 or 2026-11-25T10:00.",
+            "image": "Only files of this image.",
+        },
+        run=_history,
     ),
 }

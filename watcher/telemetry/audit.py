@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The audit: one line of JSON for each removed file, appended to a file that others may rotate."""
+"""Write the audit log: one line of JSON for each removed file; anyone may rotate it."""
 
 import contextlib
-import datetime
 import errno
 import json
 import os
 import stat
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 
 from oslo_log import log
 
@@ -16,43 +17,52 @@ from watcher.reconcile.cleaner import Removal
 
 LOG = log.getLogger(__name__)
 
+UTC = timezone(timedelta())  # datetime.UTC is new in Python 3.11
+
 MODE = 0o640
-FLAGS = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK  # a FIFO that nobody reads must not block
+# A FIFO without a reader must not block.
+FLAGS = os.O_RDWR | os.O_APPEND | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+MAX_LINKS = 40  # symbolic links in a path, as in the kernel
 
 
 class AuditLog:
-    """Takes note of removals; a file that can't be written to never holds them up.
+    """Appends removals to a file. A file that can't be written delays or prevents no removal.
 
-    Not by `logging`, which waits at the end of the process for handlers in use.
+    Not by `logging`, which waits for its handlers when the process ends.
 
-    :raises ConfigError: the file can't be opened, or is no regular file
+    No symbolic link is followed in place of the file or its directory, nor any that belongs to
+    another user than root or this one. Root writes only to a file of root's or of the directory's
+    owner that has no second name. So who owns the directory can't direct root's writes elsewhere.
+
+    :raises ConfigError: the file can't be opened
     """
 
     def __init__(self, path: str) -> None:
-        self._path = path
-        self._before = b""  # what must be written before the next line
+        self._path = os.path.abspath(path)
+        self._before = b""  # ends a half line before the next record
         self._descriptor: int | None = None
+        #: failing while records can't be written
+        self.condition = Condition(
+            LOG,
+            f"Audit log {path} not writable; removals continue without it: %s",
+            f"Audit log {path} writable again",
+        )
         try:
-            self._descriptor = _open(path)
+            self._open()
         except OSError as error:
             raise ConfigError(
                 f"Cannot write [staging_watcher] audit_log {path}: {error.strerror}; "
-                "run as the user that runs glance-api"
+                "run as the user that runs glance-api, or name a file that it can write"
             ) from None
-        self.condition = Condition(
-            LOG,
-            f"Cannot write the audit to {path}, removals go on without it: %s",
-            f"The audit is written to {path} again",
-        )
 
     def record(self, removal: Removal) -> None:
-        """Append one line: ``time`` (UTC, ISO 8601), ``file``, ``image``, ``size`` (bytes on
-        disk), ``trigger``, ``state`` (of the image's row), ``latency`` (seconds from the event
-        to the removal; null in a sweep).
+        r"""Append one line.
 
-        A name that isn't UTF-8 has ``\\udcXX`` in place of each byte XX that is none.
+        Fields: ``time`` (UTC, ISO 8601), ``file`` (path; ``\udcXX`` for a byte XX that isn't
+        UTF-8), ``image``, ``size`` (bytes on disk), ``trigger``, ``state`` (of the image's row),
+        ``latency`` (seconds from event to removal; null in a sweep).
         """
-        now = datetime.datetime.now(datetime.UTC)
+        now = datetime.now(UTC)
         line = json.dumps(
             {
                 "time": now.isoformat(timespec="milliseconds"),
@@ -72,56 +82,119 @@ class AuditLog:
             self.condition.end()
 
     def _append(self, line: bytes) -> None:
-        if self._descriptor is None or not _is_at(self._path, self._descriptor):
+        descriptor = self._descriptor
+        if descriptor is None or not _is_at(self._path, descriptor):
             self._close()
-            self._descriptor = _open(self._path)
+            descriptor = self._open()
         rest = self._before + line
-        while rest:  # once, unless there is no room for all of it: the next try tells why
-            rest = rest[os.write(self._descriptor, rest) :]
+        while rest:  # once, unless the disk is full: then the next write raises
+            rest = rest[os.write(descriptor, rest) :]
             self._before = b"\n" if rest else b""
+
+    def _open(self) -> int:
+        self._descriptor = descriptor = _open(self._path)
+        size = os.fstat(descriptor).st_size
+        whole = size == 0 or os.pread(descriptor, 1, size - 1) == b"\n"
+        self._before = b"" if whole else b"\n"
+        return descriptor
 
     def _close(self) -> None:
         descriptor, self._descriptor, self._before = self._descriptor, None, b""
         if descriptor is not None:
             try:
                 os.close(descriptor)
-            except OSError as error:  # of earlier lines; the new file may be in order
+            except OSError as error:  # of earlier lines; the next file may be writable
                 self.condition.begin(error.strerror or str(error))
 
 
 def _is_at(path: str, descriptor: int) -> bool:
     try:
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))
-    except FileNotFoundError:
+        return os.path.samestat(os.lstat(path), os.fstat(descriptor))
+    except OSError:
         return False
 
 
 def _open(path: str) -> int:
-    descriptor = _open_or_create(path)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "Not a regular file")
+    place, name = os.path.split(path)
+    with _directory(place) as directory:
+        descriptor = _open_or_create(name, directory)
+        try:
+            if refusal := _refusal(os.fstat(descriptor), os.fstat(directory)):
+                raise OSError(errno.EPERM, refusal)
+        except OSError:
+            os.close(descriptor)
+            raise
     return descriptor
 
 
-def _open_or_create(path: str) -> int:
-    with contextlib.suppress(FileNotFoundError):
-        return os.open(path, FLAGS)
-    with contextlib.suppress(FileExistsError):  # another was faster
-        return _create(*os.path.split(os.path.realpath(path)))
-    return os.open(path, FLAGS)
+def _refusal(file: os.stat_result, directory: os.stat_result) -> str | None:
+    if not stat.S_ISREG(file.st_mode):
+        return "Not a regular file"
+    if os.geteuid() == 0:
+        if file.st_nlink > 1:
+            return "The file has several hard links"
+        if file.st_uid not in (0, directory.st_uid):
+            return "The file belongs to another user than root and the directory's owner"
+    return None
 
 
-def _create(directory: str, name: str) -> int:
-    """A new file, which belongs to the directory's owner and group if root makes it: the
-    service's user is to write it after a sweep by root."""
-    place = os.open(directory, os.O_PATH | os.O_DIRECTORY)
+def _open_or_create(name: str, directory: int) -> int:
     try:
-        descriptor = os.open(name, FLAGS | os.O_CREAT | os.O_EXCL, MODE, dir_fd=place)
-        if os.geteuid() == 0:
-            owner = os.fstat(place)
-            with contextlib.suppress(OSError):  # root without that capability
-                os.fchown(descriptor, owner.st_uid, owner.st_gid)
-        return descriptor
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(name, FLAGS, dir_fd=directory)
+        with contextlib.suppress(FileExistsError):  # created by another process meanwhile
+            return _create(name, directory)
+        return os.open(name, FLAGS, dir_fd=directory)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(error.errno, "The file is a symbolic link; name its target") from None
+        raise
+
+
+def _create(name: str, directory: int) -> int:
+    """Create the file; if root does, it belongs to the directory's owner and group, so that the
+    service can append to it after a sweep by root."""
+    descriptor = os.open(name, FLAGS | os.O_CREAT | os.O_EXCL, MODE, dir_fd=directory)
+    if os.geteuid() == 0:
+        owner = os.fstat(directory)
+        with contextlib.suppress(OSError):  # root without the capability
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+    return descriptor
+
+
+@contextlib.contextmanager
+def _directory(path: str) -> Iterator[int]:
+    """Open a directory, by its absolute path, one component after the other.
+
+    :raises OSError: it can't be opened, or a link was met that must not be followed
+    """
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    waiting = path.split("/")[::-1]
+    links = 0
+    descriptor = os.open("/", flags)
+    try:
+        while waiting:
+            name = waiting.pop()
+            if name in ("", "."):
+                continue
+            found = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+            if stat.S_ISLNK(found.st_mode):
+                links += 1
+                if not waiting:
+                    raise OSError(
+                        errno.ELOOP, "Its directory is a symbolic link; name the link's target"
+                    )
+                if found.st_uid not in (0, os.geteuid()) or links > MAX_LINKS:
+                    raise OSError(errno.ELOOP, "A symbolic link in the path is not followed")
+                target = os.readlink(name, dir_fd=descriptor)
+                waiting += target.split("/")[::-1]
+                following = os.open(
+                    "/" if target.startswith("/") else ".", flags, dir_fd=descriptor
+                )
+            else:
+                following = os.open(name, flags, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = following
+        yield descriptor
     finally:
-        os.close(place)
+        os.close(descriptor)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The running numbers as Prometheus' metrics, made when they are asked for."""
+"""Metrics for Prometheus, made from the running counts at each scrape."""
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +15,7 @@ from prometheus_client.core import (
 )
 
 from watcher.conf import DISTRIBUTION
+from watcher.reconcile.cleaner import Outcome
 from watcher.stats import LAG_BUCKETS, Stats, Tally
 from watcher.workqueue import WorkQueue
 
@@ -22,9 +23,9 @@ PREFIX = "glance_staging_watcher_"
 
 
 class Metrics:
-    """A collector for prometheus_client; it only reads, so a scrape holds nobody up.
+    """A collector for prometheus_client; it only reads, so a scrape delays no removal.
 
-    :param conditions: parts of the watcher, each with its fault, None while it is in order
+    :param conditions: every component, with the cause of its failure; None: healthy
     :param sweep_interval: seconds, as configured now
     """
 
@@ -41,7 +42,7 @@ class Metrics:
         self._version = version(DISTRIBUTION)
 
     def collect(self) -> Iterator[Metric]:
-        """Every metric, as of now."""
+        """Yield every metric with its current values."""
         yield InfoMetricFamily(
             f"{PREFIX}build", "Version of the running program.", {"version": self._version}
         )
@@ -49,18 +50,29 @@ class Metrics:
         yield from self._sweeps()
         yield from self._notifications()
         yield self._depth()
-        conditions = GaugeMetricFamily(
-            f"{PREFIX}condition", "1 while a part is in order, else 0.", labels=["part"]
+        yield from self._health()
+
+    def _health(self) -> Iterator[Metric]:
+        conditions = self._conditions()
+        healthy = GaugeMetricFamily(
+            f"{PREFIX}healthy",
+            "1 if a component is healthy, 0 if it is failing.",
+            labels=["component"],
         )
-        for part, cause in self._conditions().items():
-            conditions.add_metric([part], cause is None)
-        yield conditions
+        for component, cause in conditions.items():
+            healthy.add_metric([component], cause is None)
+        yield healthy
+        yield _gauge(
+            "absent_removals_limit_reached",
+            "1 while max_absent_removals is used up for the last 24 hours, else 0.",
+            conditions.get("absent_removals_limit") is not None,
+        )
 
     def _depth(self) -> Metric:
         delayed = self._queue.delayed
         depth = GaugeMetricFamily(
             f"{PREFIX}queue_depth",
-            "Keys that are due, and that wait for their time.",
+            "Queued keys, due now or delayed.",
             labels=["state"],
         )
         depth.add_metric(["due"], max(0, self._queue.depth - delayed))
@@ -70,11 +82,11 @@ class Metrics:
     def _work(self) -> Iterator[Metric]:
         files = CounterMetricFamily(
             f"{PREFIX}files",
-            "Files looked at, by what made the watcher look and by what came of it.",
+            "Files checked, by trigger and result.",
             labels=["trigger", "result"],
         )
         freed = CounterMetricFamily(
-            f"{PREFIX}freed_bytes", "Disk space that removed files held.", labels=["trigger"]
+            f"{PREFIX}freed_bytes", "Disk space freed by removed files.", labels=["trigger"]
         )
         for trigger, tally in self._stats.tallies.items():
             for result, count in _results(tally):
@@ -83,36 +95,42 @@ class Metrics:
         yield files
         yield freed
         yield _counter(
-            "rechecks", "Files and images put back to be looked at later.", self._stats.rechecks
+            "rechecks", "Files and images requeued for a later check.", self._stats.rechecks
         )
 
     def _sweeps(self) -> Iterator[Metric]:
-        yield _counter("sweeps", "Sweeps that came to their end.", self._stats.sweeps)
+        yield _counter("sweeps", "Finished sweeps.", self._stats.sweeps)
         yield _gauge(
             "sweep_interval_seconds",
-            "From the end of one sweep to the next, as configured.",
+            "Configured time between two sweeps.",
             self._sweep_interval(),
         )
         last = self._stats.last_sweep
         if last is None:
             return
         yield _gauge(
-            "last_sweep_timestamp_seconds", "Unix time at which the last sweep ended.", last.ended
+            "last_sweep_timestamp_seconds", "Unix time of the end of the last sweep.", last.ended
         )
-        yield _gauge("last_sweep_duration_seconds", "How long the last sweep took.", last.duration)
+        yield _gauge("last_sweep_duration_seconds", "Duration of the last sweep.", last.duration)
         files = GaugeMetricFamily(
             f"{PREFIX}last_sweep_files",
-            "Files that the last sweep looked at, by what came of it.",
+            "Files checked by the last sweep, by result.",
             labels=["result"],
         )
         for result, count in _results(last.tally):
             files.add_metric([result], count)
         yield files
+        yield _gauge(
+            "files_held_back",
+            "Files without a database row that the last sweep kept because no image of this Glance "
+            "was found in the database yet.",
+            last.tally.unwitnessed if isinstance(last.tally, Outcome) else 0,
+        )
 
     def _notifications(self) -> Iterator[Metric]:
         yield _counter(
             "notifications",
-            "image.delete notifications that named an image.",
+            "Received image.delete notifications that name an image.",
             self._stats.notifications,
         )
         lag = self._stats.lag
@@ -120,14 +138,14 @@ class Metrics:
         bounds = [*map(str, LAG_BUCKETS), "+Inf"]
         yield HistogramMetricFamily(
             f"{PREFIX}notification_lag_seconds",
-            "From the sending of a notification, by the sender's clock, to its arrival.",
+            "Time from sending a notification, by the sender's clock, to receiving it.",
             buckets=list(zip(bounds, within, strict=True)),
             sum_value=lag.total,
         )
 
 
 def new_registry(metrics: Metrics) -> CollectorRegistry:
-    """The metrics and those of the process, apart from what libraries register of their own."""
+    """Return a registry of these metrics and those of the process, and nothing else."""
     registry = CollectorRegistry(auto_describe=True)
     registry.register(metrics)
     ProcessCollector(registry=registry)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Guru Meditation Report: what the process is about at this moment.
+"""Write the Guru Meditation Report: the current state of the process.
 
-oslo.reports makes it, from its own sections and one of ours; its class that puts them together
-would print the global configuration, which is not ours.
+oslo.reports makes it, from its own sections and one of ours. Not by its class
+TextGuruMeditation, which prints oslo.config's global configuration.
 """
 
 import contextlib
@@ -25,15 +25,20 @@ from oslo_reports.views.text.generic import KeyValueView
 
 from watcher.conf import DISTRIBUTION
 from watcher.stats import Stats, Tally
+from watcher.telemetry.systemd import shortened
 from watcher.workqueue import WorkQueue
 
 LOG = log.getLogger(__name__)
+
+MODE = 0o640
+MAX_REPORT = 262_144  # characters
+MAX_CAUSE = 1000  # characters of one cause
 
 Model = Callable[[], Any]
 
 
 class _Package:
-    """What oslo.reports asks of a version object."""
+    """Has what oslo.reports expects of a version object."""
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         self.product_string = lambda: DISTRIBUTION
@@ -49,7 +54,7 @@ def write(conf: cfg.ConfigOpts, watcher: Mapping[str, Any]) -> None:
     text = make(conf, watcher)
     directory = conf.oslo_reports.log_dir
     if not directory:
-        with contextlib.suppress(OSError):  # a pipe whose reader is gone
+        with contextlib.suppress(OSError):  # a pipe without a reader
             sys.stderr.write(text + "\n")
             sys.stderr.flush()
         return
@@ -57,7 +62,9 @@ def write(conf: cfg.ConfigOpts, watcher: Mapping[str, Any]) -> None:
     path = os.path.join(directory, f"{DISTRIBUTION}_gurumeditation_{moment}")
     cause = None
     try:
-        with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
+        with open(
+            path, "w", encoding="utf-8", errors="backslashreplace", opener=_open_no_link
+        ) as file:
             file.write(text + "\n")
     except OSError as error:
         cause = error.strerror
@@ -68,7 +75,7 @@ def write(conf: cfg.ConfigOpts, watcher: Mapping[str, Any]) -> None:
 
 
 def make(conf: cfg.ConfigOpts, watcher: Mapping[str, Any]) -> str:
-    """The report; options that are secrets are masked in it."""
+    """Return the report, at most `MAX_REPORT` characters; secret options are masked."""
     report = TextReport("Guru Meditation")
     sections: dict[str, Model] = {
         "Package": PackageReportGenerator(_Package(conf)),
@@ -79,17 +86,25 @@ def make(conf: cfg.ConfigOpts, watcher: Mapping[str, Any]) -> str:
     }
     for title, model in sections.items():
         report.add_section(title, _or_reason(model))
-    return report.run()
+    text: str = report.run()
+    if len(text) <= MAX_REPORT:
+        return text
+    note = f"\n... cut, {len(text)} characters in all"
+    return text[: MAX_REPORT - len(note)] + note
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, MODE)
 
 
 def _or_reason(model: Model) -> Model:
-    """The model, or why it can't be had: the other sections must not miss for it."""
+    """Return the model, or the reason for its failure: it must not prevent the other sections."""
 
     def generate() -> Any:
         try:
             return model()
-        except Exception as error:  # noqa: BLE001 - whatever psutil or a value that is wrong raise
-            return f"can't be had: {type(error).__name__}"
+        except Exception as error:  # noqa: BLE001 - of psutil, or an invalid value of an option
+            return f"not available: {type(error).__name__}"
 
     return generate
 
@@ -97,14 +112,17 @@ def _or_reason(model: Model) -> Model:
 def watcher_section(
     stats: Stats, queue: WorkQueue, conditions: Mapping[str, str | None]
 ) -> dict[str, Any]:
-    """Our own section: the queue, the state of each part, the counts.
+    """Return our own section: queue, components, counts.
 
-    :param conditions: causes of faults by part; None: in order
+    :param conditions: every component, with the cause of its failure; None: healthy
     """
     last = stats.last_sweep
     return {
         "queue": {"due": queue.depth - queue.delayed, "delayed": queue.delayed},
-        "conditions": {part: cause or "in order" for part, cause in conditions.items()},
+        "conditions": {
+            component: "healthy" if cause is None else shortened(cause, MAX_CAUSE)
+            for component, cause in conditions.items()
+        },
         "last sweep": "none"
         if last is None
         else {

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a service of ``Type=notify`` tells systemd: sd_notify(3), of which oslo.service knows the
-first word only. Started by anything else nothing is told."""
+"""Notify systemd, sd_notify(3), of start, reload, status, watchdog and stop.
+
+oslo.service knows READY=1 only. Without NOTIFY_SOCKET nothing is sent."""
 
 import os
 import socket
@@ -13,14 +14,16 @@ from watcher.stats import Stats
 
 LOG = log.getLogger(__name__)
 
+MAX_CAUSE = 200  # characters of one cause in the status
+
 
 class Manager:
-    """The service manager that started this process; if it doesn't listen, nobody waits for it."""
+    """The service manager that started this process; one that doesn't listen delays nothing."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         address = environ.get("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
-        #: whether there is one
+        #: whether a service manager started this process
         self.is_there = bool(address)
         #: seconds without a ping after which the process is killed; None: never
         self.watchdog = _watchdog(environ) if address else None
@@ -29,18 +32,18 @@ class Manager:
         self._is_ready = False
 
     def ready(self) -> None:
-        """The start, or a reload, is over; told until it was heard, then no more."""
+        """Report the end of the start or of a reload, until systemd has received it."""
         if not self._is_ready:
             self._is_ready = self._send("READY=1")
 
     def status(self, text: str) -> None:
-        """What the service is about, in one line; told when it differs from the last one."""
+        """Report what the service does, in one line, if it differs from the last report."""
         text = " ".join(text.split())
         if text != self._status and self._send(f"STATUS={text}"):
             self._status = text
 
     def ping(self) -> None:
-        """The service is alive; told a few times in each interval of the watchdog."""
+        """Report that the service is alive, a few times in each watchdog interval."""
         now = time.monotonic()
         if self.watchdog is None or (
             self._pinged is not None and now - self._pinged < self.watchdog / 4
@@ -50,17 +53,17 @@ class Manager:
             self._pinged = now
 
     def reloading(self) -> None:
-        """A reload begins; `reloaded` must follow. Before the start is over nothing is told."""
+        """Report the begin of a reload, unless still starting; `reloaded` must follow."""
         if self._is_ready:
             self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def reloaded(self) -> None:
-        """The reload is over; if that isn't heard, `ready` tells it again."""
+        """Report the end of a reload; if systemd doesn't receive it, `ready` repeats it."""
         if self._is_ready:
             self._is_ready = self._send("READY=1")
 
     def stopping(self) -> None:
-        """The end begins."""
+        """Report the begin of the stop."""
         self._send("STOPPING=1")
 
     def _send(self, assignments: str) -> bool:
@@ -72,7 +75,7 @@ class Manager:
                 sender.connect(self._address)
                 sender.sendall(assignments.encode(errors="backslashreplace"))
         except OSError as error:
-            LOG.debug("systemd can't be told %s: %s", assignments, error)
+            LOG.debug("Cannot notify systemd of %s: %s", assignments, error)
             return False
         return True
 
@@ -86,13 +89,10 @@ def _watchdog(environ: Mapping[str, str]) -> float | None:
         return None
 
 
-_IN_ORDER = {"notifications": "notifications connected", "database": "database answers"}
-
-
 def status_text(stats: Stats, conditions: Mapping[str, str | None]) -> str:
-    """Last sweep's counts, and the state of the parts, in one line.
+    """Describe the last sweep and every failing component in one line of bounded length.
 
-    :param conditions: causes of faults by part; None: in order
+    :param conditions: every component, with the cause of its failure; None: healthy
     """
     last = stats.last_sweep
     if last is None:
@@ -102,12 +102,17 @@ def status_text(stats: Stats, conditions: Mapping[str, str | None]) -> str:
             f"Last sweep: {last.tally.cleaned} cleaned, {last.tally.ignored} ignored, "
             f"{last.tally.error} errors in {last.duration:.1f} s"
         ]
+    failing = [
+        f"{component.replace('_', ' ')}: {shortened(cause, MAX_CAUSE)}"
+        for component, cause in conditions.items()
+        if cause is not None
+    ]
+    words.append(f"failing: {'; '.join(failing)}" if failing else "healthy")
     if "notifications" not in conditions:
-        words.append("notifications off")
-    for part, cause in sorted(conditions.items(), reverse=True):
-        name = part.replace("_", " ")
-        if cause is not None:
-            words.append(f"{name}: {cause}")
-        elif part in _IN_ORDER and last is not None:
-            words.append(_IN_ORDER[part])
+        words.append("notifications disabled")
     return "; ".join(words)
+
+
+def shortened(text: str, length: int) -> str:
+    """Cut a text to a length in characters."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
