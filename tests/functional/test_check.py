@@ -787,13 +787,15 @@ def test_the_status_program_used_wrongly(tmp_path: Path) -> None:
     missing = ["--config-file", str(tmp_path / "none.conf"), "upgrade", "check"]
     wrong = tmp_path / "wrong.conf"
     wrong.write_text("[DEFAULT]\ndebug = maybe\n")
-    own, usage = STATUS_PROGRAM.name, f"usage: {STATUS_PROGRAM.name} upgrade"
+    own, usage = STATUS_PROGRAM.name, f"usage: {STATUS_PROGRAM.name} "
+    unusable = f"{own}: Cannot use the configuration: "
+    where = f"[DEFAULT] debug in {wrong}: Invalid Boolean value: maybe\n"
     for arguments, start, said in (
-        ([], f"{usage} check [--json]", f"{own}: error: "),
-        (["upgrade"], usage, f"{own} upgrade: error: "),
+        ([], usage, f"{own}: error: a command is missing: upgrade check\n"),
+        (["upgrade"], f"{usage}upgrade", f"{own} upgrade: error: "),
         (["upgrade", "check", "--nope"], usage, f"{own}: error: unrecognized arguments: --nope"),
-        (missing, f"{own}: Cannot use the configuration", "none.conf"),
-        (["--config-file", str(wrong), "upgrade", "check"], "argument --debug: ", "maybe\n"),
+        (missing, unusable, "none.conf"),
+        (["--config-file", str(wrong), "upgrade", "check"], unusable, where),
     ):
         run = subprocess.run(
             [STATUS_PROGRAM, *arguments], capture_output=True, text=True, check=False
@@ -805,5 +807,5 @@ def test_the_status_program_used_wrongly(tmp_path: Path) -> None:
 
 def test_help_of_the_status_program() -> None:
     run = subprocess.run([STATUS_PROGRAM, "--help"], capture_output=True, text=True, check=True)
-    assert run.stdout.startswith(f"usage: {STATUS_PROGRAM.name} upgrade check")
-    assert "\n:" not in run.stdout and "\ncommands:\n" in run.stdout
+    assert run.stdout.startswith(f"usage: {STATUS_PROGRAM.name} [-h]")
+    assert "upgrade check [--json]: checks what the watcher needs" in run.stdout
