@@ -140,6 +140,10 @@ GLANCE_OPTS: dict[str, list[cfg.Opt]] = {
         ),
     ],
 }
+# what oslo.config raises for a $name without an option of that name; the text holds the name,
+# which may be a piece of a password
+_DANGLING = (cfg.NoSuchOptError, cfg.NoSuchGroupError, cfg.TemplateSubstitutionError)
+
 _FILE_STORES = ("file", "filesystem")
 #: of oslo.messaging, which registers them when it is used
 _MESSAGING_URLS = (("DEFAULT", "transport_url"), ("oslo_messaging_notifications", "transport_url"))
@@ -233,7 +237,7 @@ def _exits_explained(arguments: Sequence[str]) -> Iterator[None]:
         if end.code == 1:
             option, _, why = " ".join(said.getvalue().split()).partition(": ")
             name = option.removeprefix("argument --")
-            file = config_files.where(arguments, "DEFAULT", name)
+            file = config_files.where(arguments, ("DEFAULT", name))
             raise ValueError(f"[DEFAULT] {name} in {file}: {why}") from None
         sys.stderr.write(said.getvalue())
         raise
@@ -245,32 +249,32 @@ def _read_all(conf: Config) -> None:
     program at its start."""
     for group, opts in {GROUP: watcher_opts, **GLANCE_OPTS}.items():
         for opt in opts:
-            _value(conf, group, opt.dest)
+            _value(conf, group, opt)
     for store in conf.enabled_backends or {}:
         with contextlib.suppress(cfg.DuplicateOptError):  # a reserved name; Glance refuses it
             conf.register_opts([_DATA_DIRECTORY, _DATA_DIRECTORIES], group=store)
         for opt in (_DATA_DIRECTORY, _DATA_DIRECTORIES):
-            _value(conf, store, opt.dest)
+            _value(conf, store, opt)
     files = config_files.parsed(config_files.read(conf.arguments))
     for group, name in _MESSAGING_URLS:
         for file, sections in files:
             for value in sections.get(group, {}).get(name, []):
                 if config_files.unknown_reference(conf, value):
-                    raise ConfigError(_bad_reference(group, name, file))
+                    raise ValueError(_bad_reference(group, name, file))
 
 
-def _value(conf: Config, group: str, name: str) -> Any:
+def _value(conf: Config, group: str, opt: cfg.Opt) -> None:
     try:
-        return conf[name] if group == "DEFAULT" else conf[group][name]
-    except (cfg.NoSuchOptError, cfg.TemplateSubstitutionError):
-        # Its text holds what follows the $, which may be a piece of a password.
-        file = config_files.where(conf.arguments, group, name)
-        raise ConfigError(_bad_reference(group, name, file)) from None
+        _ = conf[opt.dest] if group == "DEFAULT" else conf[group][opt.dest]
+    except _DANGLING:
+        older = [(each.group or group, str(each.name)) for each in opt.deprecated_opts]
+        place = config_files.where(conf.arguments, (group, opt.dest), *older)
+        raise ValueError(_bad_reference(group, opt.dest, place)) from None
 
 
-def _bad_reference(group: str, name: str, file: str) -> str:
+def _bad_reference(group: str, name: str, place: str) -> str:
     return (
-        f"[{group}] {name} in {file} refers with $ to an option that isn't known; write $$ for "
+        f"[{group}] {name} in {place} refers with $ to an option that isn't known; write $$ for "
         "a $ that is meant as such, or the value itself"
     )
 
@@ -293,9 +297,8 @@ def reload(conf: Config) -> list[str]:
         conf.sources[:] = config_files.defaults(conf.arguments)
         changed = conf.mutate_config_files()
     except ConfigError as error:
-        raise ConfigError(
-            f"Cannot use the changed configuration: {str(error).partition(': ')[2]}"
-        ) from None
+        cause = str(error).partition(": ")[2]
+        raise ConfigError(f"Cannot use the changed configuration: {cause}") from None
     except Exception as error:  # noqa: BLE001 - the log's own file is evaluated, whatever is in it
         raise ConfigError(f"Cannot use the changed configuration: {one_line(error)}") from None
     return sorted(f"[{group or 'DEFAULT'}] {name}" for group, name in changed)
@@ -311,6 +314,8 @@ def one_line(error: Exception) -> str:
         return f"No such file: {files}; name this host's glance-api.conf with --config-file"
     if isinstance(error, UnicodeDecodeError):
         return "a file is not UTF-8 text"
+    if isinstance(error, _DANGLING):
+        return "an option refers with $ to one that isn't known; write $$ for a $ meant as such"
     text = " ".join(str(error).split())
     # The line that can't be parsed follows, and that may be one with a password.
     parsing = isinstance(error, cfg.ConfigFileParseError)

@@ -93,12 +93,16 @@ def parsed(files: Iterable[str]) -> list[tuple[str, Sections]]:
     return found
 
 
-def where(arguments: Sequence[str], group: str, name: str) -> str:
-    """The file that sets an option, else the other place that must have set it."""
+def where(arguments: Sequence[str], *names: tuple[str, str]) -> str:
+    """The place that sets an option, for the operator to read.
+
+    :param names: group and name, of today and from earlier releases
+    """
     for file, sections in reversed(parsed(read(arguments))):
-        if name in sections.get(group, {}):
+        if any(name in sections.get(_section(group), {}) for group, name in names):
             return file
-    return f"the environment ({variable(group, name)})"
+    group, name = names[0]
+    return f"the environment ({variable(group, name)}) or another source"
 
 
 def unknown_reference(conf: cfg.ConfigOpts, value: str) -> bool:
