@@ -23,8 +23,8 @@ from watcher.errors import ConfigError
 GROUP = "staging_watcher"
 DISTRIBUTION = "glance-staging-watcher"
 
-# how oslo.config says where a value comes from
-_LOCATION = re.compile(r" from LocationInfo\(location=[^,]*, [^,]*, detail=(['\"])(.*)\1\)")
+# where a value comes from by oslo.config, which may be the wrong one of several files
+_LOCATION = re.compile(r" from LocationInfo\(location=[^,]*, [^,]*, detail=(['\"])(.*?)\1\)")
 
 watcher_opts = [
     cfg.IntOpt(
@@ -266,9 +266,12 @@ def _read_all(conf: Config) -> None:
 def _value(conf: Config, group: str, opt: cfg.Opt) -> None:
     try:
         _ = conf[opt.dest] if group == "DEFAULT" else conf[group][opt.dest]
-    except _DANGLING:
+    except (*_DANGLING, cfg.ConfigFileValueError) as error:
         older = [(each.group or group, str(each.name)) for each in opt.deprecated_opts]
         place = config_files.where(conf.arguments, (group, opt.dest), *older)
+        if isinstance(error, cfg.ConfigFileValueError):
+            why = one_line(error).partition(" is not valid: ")[2]
+            raise ValueError(f"[{group}] {opt.dest} in {place} is not valid: {why}") from None
         raise ValueError(_bad_reference(group, opt.dest, place)) from None
 
 
@@ -321,7 +324,7 @@ def one_line(error: Exception) -> str:
     parsing = isinstance(error, cfg.ConfigFileParseError)
     if parsing and (place := re.match(r"(.*? at .*?:\d+), ", text)):
         return f"{place[1]}: expected [section], name = value or # comment"
-    return _LOCATION.sub(r" in \2", text)
+    return _LOCATION.sub("", text)
 
 
 class Directory(NamedTuple):

@@ -93,16 +93,21 @@ def parsed(files: Iterable[str]) -> list[tuple[str, Sections]]:
     return found
 
 
-def where(arguments: Sequence[str], *names: tuple[str, str]) -> str:
-    """The place that sets an option, for the operator to read.
+def file_of(arguments: Sequence[str], *names: tuple[str, str]) -> str | None:
+    """The file that sets an option. The location that oslo.config has is that of the last file
+    with the same section.
 
     :param names: group and name, of today and from earlier releases
     """
     for file, sections in reversed(parsed(read(arguments))):
         if any(name in sections.get(_section(group), {}) for group, name in names):
             return file
-    group, name = names[0]
-    return f"the environment ({variable(group, name)}) or another source"
+    return None
+
+
+def where(arguments: Sequence[str], *names: tuple[str, str]) -> str:
+    """The place that sets an option, for the operator to read; see `file_of`."""
+    return file_of(arguments, *names) or f"the environment ({variable(*names[0])}) or elsewhere"
 
 
 def unknown_reference(conf: cfg.ConfigOpts, value: str) -> bool:

@@ -72,10 +72,15 @@ def _configured_path(conf: cfg.ConfigOpts) -> str | None:
 
 
 def _is_glances(conf: Config) -> bool:
-    location = conf.get_location("log_file")
-    if location is None or location.location is not cfg.Locations.user:
+    """Whether log_file is what Glance's own file says: neither the command line, nor the
+    environment, nor a file of ours sets it."""
+    if config_files.variable("DEFAULT", "log_file") in os.environ:
         return False
-    return config_files.is_glances(location.detail, conf.arguments)
+    if any(argument.startswith(("--log-f", "--logf")) for argument in conf.arguments):
+        return False
+    names = ("DEFAULT", "log_file"), ("DEFAULT", "logfile")
+    file = config_files.file_of(conf.arguments, *names)
+    return file is not None and config_files.is_glances(file, conf.arguments)
 
 
 def _arrives(logger: logging.Logger) -> bool:

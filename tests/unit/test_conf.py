@@ -129,7 +129,7 @@ def test_the_sample_is_current(tmp_path: Path) -> None:
 def test_a_wrong_value_names_its_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, "[staging_watcher]\nsweep_interval = bad\n")
-    where = f"Value for option sweep_interval in {tmp_path}/glance-api.conf is not valid: "
+    where = f"[staging_watcher] sweep_interval in {tmp_path}/glance-api.conf is not valid: "
     assert where in str(caught.value)
     assert "LocationInfo" not in str(caught.value)
 
@@ -212,7 +212,7 @@ def test_the_environment_and_a_reload(tmp_path: Path, monkeypatch: pytest.Monkey
     assert conf.reload(loaded) == ["[staging_watcher] absent_grace"]
     assert conf.limits(loaded)[:2] == (77, 6)
     (tmp_path / "glance-api.conf").write_text("[staging_watcher]\nabsent_grace = bad\n")
-    with pytest.raises(ConfigError, match=r"^Cannot use the changed configuration: Value for"):
+    with pytest.raises(ConfigError, match=r"^Cannot use the changed configuration: \[staging_"):
         conf.reload(loaded)
     assert conf.limits(loaded)[:2] == (77, 6)
 
@@ -269,3 +269,11 @@ MULTI = "[DEFAULT]\nenabled_backends = one:file, two:file, three:rbd\n"
 )
 def test_other_directories_of_glance(tmp_path: Path, text: str, expected: dict[str, str]) -> None:
     assert directories(tmp_path, text) == expected
+
+
+def test_a_wrong_value_names_the_file_that_has_it(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.conf", tmp_path / "b.conf"
+    first.write_text("[staging_watcher]\nsweep_interval = bad\n")
+    second.write_text("[staging_watcher]\nabsent_grace = 1\n")
+    with pytest.raises(ConfigError, match=r"sweep_interval in .*/a\.conf is not valid"):
+        conf.load(["--config-file", str(first), "--config-file", str(second)])
