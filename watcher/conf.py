@@ -237,8 +237,11 @@ def _exits_explained(arguments: Sequence[str]) -> Iterator[None]:
         if end.code == 1:
             option, _, why = " ".join(said.getvalue().split()).partition(": ")
             name = option.removeprefix("argument --")
-            file = config_files.where(arguments, ("DEFAULT", name))
-            raise ValueError(f"[DEFAULT] {name} in {file}: {why}") from None
+            named = f"--{name.replace('_', '-')}"
+            file = config_files.file_of(arguments, ("DEFAULT", name))
+            if file is not None and not any(each.startswith(named) for each in arguments):
+                named = f"[DEFAULT] {name} in {file}"
+            raise ValueError(f"{named}: {why}") from None
         sys.stderr.write(said.getvalue())
         raise
     sys.stderr.write(said.getvalue())

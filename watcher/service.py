@@ -13,7 +13,7 @@ from oslo_config import cfg
 from oslo_log import log
 
 from watcher import conf as configuration
-from watcher import logs
+from watcher import logs, startup
 from watcher.backoff import backoff
 from watcher.conditions import Condition
 from watcher.conf import GROUP, Config, database_url
@@ -231,6 +231,7 @@ def run(conf: Config) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     faulthandler.enable()  # the watchdog's SIGABRT tells where it hung
     service = Service(conf)
+    startup.announce(conf)
     service.start()
     while (received := signal.sigwait(SIGNALS)) not in (signal.SIGTERM, signal.SIGINT):
         if received == signal.SIGHUP:

@@ -11,7 +11,7 @@ from oslo_config import cfg
 from oslo_log import log
 
 from watcher.cli import COMMANDS, VALUED, main, split
-from watcher.cli.startup import server_of
+from watcher.startup import server_of
 
 
 @pytest.mark.parametrize(

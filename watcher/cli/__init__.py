@@ -126,10 +126,8 @@ def _serve(args: Sequence[str]) -> int:
         f"failed; {CANNOT}. Those of a command, and its options: {PROGRAM} COMMAND --help",
     )
     from watcher import logs, service  # noqa: PLC0415
-    from watcher.cli import startup  # noqa: PLC0415
 
     logs.setup(loaded)
-    startup.announce(loaded)
     return service.run(loaded)
 
 

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from oslo_log import log
 
 from watcher import config_files
-from watcher.conf import DISTRIBUTION, GROUP, Config, limits, watcher_opts
+from watcher.conf import DISTRIBUTION, GROUP, Config, limits, staging_path, watcher_opts
 
 LOG = log.getLogger(__name__)
 
@@ -17,8 +17,6 @@ def announce(conf: Config) -> None:
 
     :raises ConfigError: the staging directory or the broker can't be used as configured
     """
-    from watcher.staging.places import own_staging_path  # noqa: PLC0415 - imports of the service
-
     values = limits(conf)
     files = config_files.read(conf.arguments)
     LOG.info(
@@ -27,7 +25,7 @@ def announce(conf: Config) -> None:
         DISTRIBUTION,
         version(DISTRIBUTION),
         ", ".join(files) or "no file",
-        own_staging_path(conf),
+        staging_path(conf),
         server_of(conf.database.connection or ""),
         _broker(conf),
         values.sweep_interval,
