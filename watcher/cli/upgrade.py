@@ -8,7 +8,6 @@ import itertools
 import logging
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from oslo_upgradecheck import upgradecheck
 
@@ -18,17 +17,6 @@ from watcher.cli.check import SECTIONS, printable
 from watcher.errors import ConfigError
 
 PROGRAM = "glance-staging-watcher-status"
-
-
-class _Config(configuration.Config):
-    """Asks for a command, without which oslo.upgradecheck fails."""
-
-    def __call__(self, args: Sequence[str] | None = None, *_: Any, **__: Any) -> None:
-        super().__call__(args)
-        if self.command.name is None:
-            self.print_usage(sys.stderr)
-            sys.stderr.write(f"{PROGRAM}: error: a command is missing: upgrade check\n")
-            raise SystemExit(2)
 
 
 def _section(commands: "Commands", title: str) -> upgradecheck.Result:
@@ -48,7 +36,7 @@ class Commands(upgradecheck.UpgradeCommands):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program with these arguments; its exit code."""
     logging.getLogger().addHandler(logging.NullHandler())  # stdout has it all
-    conf = _Config(
+    conf = configuration.Config(
         prog=PROGRAM,
         description="upgrade check [--json]: checks what the watcher needs. It changes nothing.",
         epilog="Exit codes: 0 ready; 1 warnings; 2 failures, or the configuration can't be "
