@@ -15,7 +15,7 @@ LOG = log.getLogger(__name__)
 def announce(conf: Config) -> None:
     """Log what the service starts with, without secrets.
 
-    :raises ConfigError: the staging directory or the broker can't be used as configured
+    :raises ConfigError: the broker can't be used as configured
     """
     values = limits(conf)
     files = config_files.read(conf.arguments)
@@ -63,7 +63,8 @@ def _broker(conf: Config) -> str:
     from watcher.triggers.listener import new_transport  # noqa: PLC0415 - only where it is used
     from watcher.triggers.transport import messaging  # noqa: PLC0415
 
-    new_transport(conf)  # registers the options
+    if "oslo_messaging_notifications" not in conf:
+        new_transport(conf)  # registers the options
     text = conf.oslo_messaging_notifications.transport_url or conf.transport_url
     url = messaging.TransportURL.parse(conf, text)
     if text.count("@") > len(url.hosts):  # one in a password

@@ -27,6 +27,7 @@ from tests.services import Database, Images, RabbitMQ, TcpProxy, wait_for
 from tests.services.ports import free_port
 from watcher import conf
 from watcher.checks import broker as check_broker
+from watcher.staging.mounts import unit_of
 from watcher.triggers.listener import new_transport
 
 STATUS_PROGRAM = PROGRAM.with_name("glance-staging-watcher-status")
@@ -645,6 +646,19 @@ def test_no_inotify_left(host: Host, what: str) -> None:
     result, found = report["file_events"]
     assert result == "warning" and "limit reached" in found
     assert f"fs.inotify.max_user_{what}" in report.remedy("file_events")
+
+
+@on_sqlite
+def test_a_private_tmp(host: Host) -> None:
+    unit = unit_of(Path("/proc/self/cgroup").read_text()) or "x.service"
+    host.configure(database_url="sqlite://", staging="file:///var/tmp/nobody-stages-here")
+    private = host.directory / f"systemd-private-0123456789abcdef-{unit}-a1B2c3/tmp"
+    private.mkdir(parents=True)
+    steps = f'mount --bind {private} /var/tmp && exec "$@"'
+    report = Report(host, through=[*possible(NAMESPACE), "sh", "-c", steps, "sh"])
+    result, found = report["directory"]
+    assert result == "failure" and f"/var/tmp is private to {unit} (PrivateTmp=yes)" in found
+    assert report.remedy("directory").startswith("add JoinsNamespaceOf= ")
 
 
 @on_sqlite

@@ -2,7 +2,9 @@
 """Which files are read, in which order, and which names in them have no effect."""
 
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from oslo_config import cfg
@@ -126,6 +128,28 @@ def test_a_reload_sees_files_that_are_new_or_not_there_any_more(
 def test_which_files_are_glances(file: str, expected: bool) -> None:
     arguments = ["--config-file", "/first", "--config-file", "/second"]
     assert config_files.is_glances(file, arguments) is expected
+
+
+def test_a_configuration_driver_of_oslo_config(tmp_path: Path) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"[staging_watcher]\nsweep_interval = 17\n")
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        file = tmp_path / "glance-api.conf"
+        file.write_text(
+            "[DEFAULT]\nconfig_source = site\n[site]\ndriver = remote_file\n"
+            f"uri = http://127.0.0.1:{server.server_port}/x.conf\n"
+        )
+        loaded = conf.load(["--config-file", str(file)])
+        assert conf.limits(loaded).sweep_interval == 17
+        server.shutdown()
 
 
 KNOWN = ["sweep_interval", "max_absent_removals", "pool"]

@@ -5,6 +5,7 @@ global."""
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,16 @@ def test_levels_of_the_configuration(tmp_path: Path, text: str, expected: list[s
     lines = run(tmp_path, text)[0].splitlines()[1:]
     said = [line.partition("[-] ")[2] for line in lines if "watcher.service" in line]
     assert [" ".join(line.split()[:2]) for line in said] == expected
+
+
+@pytest.mark.skipif(find_spec("systemd") is not None, reason="the module is there")
+def test_the_journal_without_its_module(tmp_path: Path) -> None:
+    error = run(tmp_path, "use_journal = true")[1]
+    assert error.startswith("refused: use_journal is set, but ") and "python3-systemd" in error
+
+
+def test_syslog_does_not_silence_the_others(tmp_path: Path) -> None:
+    assert "a line" in run(tmp_path, "use_syslog = true")[0]
 
 
 @pytest.mark.parametrize(
