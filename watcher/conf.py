@@ -1,27 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every option: ours in ``[staging_watcher]``, and those of Glance's file that we read.
+"""Every option, and how the files are read: ours in ``[staging_watcher]``, and Glance's.
 
 Glance's options are declared here again, since importing glance or oslo.db for a handful of
 names would cost most of a second and 40 MB at each start.
 """
 
+import contextlib
+import io
 import re
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
 from oslo_config import cfg
 from oslo_log import log
 
+from watcher import config_files
 from watcher.errors import ConfigError
 
 GROUP = "staging_watcher"
 DISTRIBUTION = "glance-staging-watcher"
 
-# how oslo.config tells where a value is from
-_LOCATION = re.compile(r" from LocationInfo\(location=[^,]*, [^,]*, detail=(['\"])(.*)\1\)")
+# where a value comes from by oslo.config, which may be the wrong one of several files
+_LOCATION = re.compile(r" from LocationInfo\(location=[^,]*, [^,]*, detail=(['\"])(.*?)\1\)")
 
 watcher_opts = [
     cfg.IntOpt(
@@ -30,26 +33,28 @@ watcher_opts = [
         min=1,
         max=86400,
         mutable=True,
-        help="Seconds from the end of one full sweep of the staging directory to the next one, "
-        "a tenth less or more, lest many hosts sweep in step. Sweeps remove what no event told of.",
+        help="Seconds from the end of one full sweep of the staging directory to the next, with "
+        "10 % jitter so that hosts don't sweep in step. A sweep removes what missed its event: "
+        "this is the longest that a missed file can stay.",
     ),
     cfg.IntOpt(
         "absent_grace",
-        default=60,
+        default=86400,
         min=0,
-        max=86400,
+        max=2592000,
         mutable=True,
-        help="Age in seconds from which on a file is removed whose image has no row in the "
-        "database at all (a row marked as deleted needs no wait). It must be longer than the "
-        "lag of a replicated database. 0 is what Glance's own cleaner does.",
+        help="Minimum age in seconds of a file whose image has no database row before it is "
+        "removed (a row marked as deleted needs no wait). Such files appear only after a purge of "
+        "the images table, days after the deletion, so a day costs nothing. It must be longer "
+        "than the lag of a replicated database. 0 is what Glance's own cleaner does.",
     ),
     cfg.IntOpt(
         "max_absent_removals",
         default=1000,
         min=0,
         mutable=True,
-        help="At most so many files of images without a row are removed from one sweep to the "
-        "next: a brake, should [database] connection name the wrong database.",
+        help="Maximum removals of files without a database row in 24 hours; guards against a "
+        "wrong [database] connection.",
     ),
     cfg.BoolOpt(
         "notifications",
@@ -75,45 +80,73 @@ watcher_opts = [
         sample_default=f"{DISTRIBUTION}-HOST",
         help="Name of this watcher's own queue. It must differ from host to host and stay the "
         "same over restarts: watchers with the same pool share one queue, and each of them "
-        "misses a part of the deletions.",
+        "misses some of the deletions.",
     ),
     cfg.HostAddressOpt(
         "metrics_host",
         default="127.0.0.1",
         help="Address on which metrics (/metrics, for Prometheus) and health (/healthz, /readyz) "
-        "are served, if metrics_port is set. They tell no secrets, but need no password either.",
+        "are served, if metrics_port is set. They hold no secrets and need no password.",
     ),
     cfg.PortOpt(
         "metrics_port",
         default=0,
-        help="Port for metrics and health; 0: none are served.",
+        help="Port for metrics and health; 0 disables them.",
     ),
     cfg.StrOpt(
         "audit_log",
-        help="File to which one line of JSON is appended for each file that is removed. The "
-        "usual tools may rotate it. Default: none is written.",
+        help="File to which one line of JSON is appended for each file that is removed. "
+        "logrotate may rotate it. Default: no audit is written.",
     ),
 ]
 
-glance_opts = [
-    cfg.DictOpt("enabled_backends"),
-    cfg.StrOpt("node_staging_uri", default="file:///tmp/staging/"),
-    cfg.ListOpt("disabled_notifications", default=[]),
-]
-staging_store_opts = [
-    cfg.StrOpt("filesystem_store_datadir", default="/var/lib/glance/os_glance_staging_store"),
-]
-database_opts = [
-    cfg.StrOpt(
-        "connection",
-        secret=True,
-        deprecated_opts=[
-            cfg.DeprecatedOpt("sql_connection", group="DEFAULT"),
-            cfg.DeprecatedOpt("sql_connection", group="DATABASE"),
-            cfg.DeprecatedOpt("connection", group="sql"),
-        ],
-    ),
-]
+#: of each file store of Glance's
+_DATA_DIRECTORY = cfg.StrOpt("filesystem_store_datadir")
+_DATA_DIRECTORIES = cfg.MultiStrOpt("filesystem_store_datadirs", default=[])
+STORE_DEFAULT = "/var/lib/glance/images"
+STAGING_STORE, TASKS_STORE = "os_glance_staging_store", "os_glance_tasks_store"
+SHARED_STORE, SINGLE_STORE = "backend_defaults", "glance_store"
+
+#: options of Glance that we read, or that these may refer to with a $, by group
+GLANCE_OPTS: dict[str, list[cfg.Opt]] = {
+    "DEFAULT": [
+        cfg.DictOpt("enabled_backends"),
+        cfg.StrOpt("node_staging_uri", default="file:///tmp/staging/"),
+        cfg.ListOpt("disabled_notifications", default=[]),
+        cfg.StrOpt("image_cache_dir"),
+        cfg.StrOpt("metadata_source_path", default="/etc/glance/metadefs/"),
+        cfg.StrOpt("property_protection_file"),
+        cfg.StrOpt("worker_self_reference_url"),
+    ],
+    "task": [cfg.StrOpt("work_dir")],
+    "oslo_concurrency": [cfg.StrOpt("lock_path")],
+    SINGLE_STORE: [
+        cfg.ListOpt("stores", default=["file", "http"]),
+        _DATA_DIRECTORY,
+        _DATA_DIRECTORIES,
+    ],
+    SHARED_STORE: [_DATA_DIRECTORY, _DATA_DIRECTORIES],
+    STAGING_STORE: [_DATA_DIRECTORY],
+    TASKS_STORE: [_DATA_DIRECTORY],
+    "database": [
+        cfg.StrOpt(
+            "connection",
+            secret=True,
+            deprecated_opts=[
+                cfg.DeprecatedOpt("sql_connection", group="DEFAULT"),
+                cfg.DeprecatedOpt("sql_connection", group="DATABASE"),
+                cfg.DeprecatedOpt("connection", group="sql"),
+            ],
+        ),
+    ],
+}
+# what oslo.config raises for a $name without an option of that name; the text holds the name,
+# which may be a piece of a password
+_DANGLING = (cfg.NoSuchOptError, cfg.NoSuchGroupError, cfg.TemplateSubstitutionError)
+
+_FILE_STORES = ("file", "filesystem")
+#: of oslo.messaging, which registers them when it is used
+_MESSAGING_URLS = (("DEFAULT", "transport_url"), ("oslo_messaging_notifications", "transport_url"))
 
 
 class Limits(NamedTuple):
@@ -134,90 +167,199 @@ def list_opts() -> list[tuple[str, Sequence[cfg.Opt]]]:
     return [(GROUP, watcher_opts)]
 
 
-def load(args: Sequence[str], **parser: Any) -> cfg.ConfigOpts:
-    """Read Glance's configuration files as ``args`` name them, else where Glance has them.
+class Config(cfg.ConfigOpts):
+    """The configuration, read where Glance reads it and then from our own files.
 
-    :param parser: ``cli_opts``, ``usage``, ``description`` and ``epilog`` of the command line
-    :raises ConfigError: a file is missing or can't be parsed, or a value is out of bounds
+    :param prog: name of the program in its usage
+    :param cli_opts: more options of the command line
+    :param texts: ``usage``, ``description`` and ``epilog`` of its help
     """
-    try:
-        return _read(args, **parser)
-    except (cfg.Error, ValueError, OSError) as error:
-        raise ConfigError(f"Cannot use the configuration: {_one_line(error)}") from None
+
+    def __init__(
+        self, *, prog: str = DISTRIBUTION, cli_opts: Sequence[cfg.Opt] = (), **texts: str
+    ) -> None:
+        super().__init__()
+        self.help_texts: dict[str, Any] = {"prog": prog, **texts}
+        self.arguments: list[str] = []
+        #: files that are read where the command line names none
+        self.sources: list[str] = []
+        log.register_options(self)
+        self.register_cli_opts(cli_opts)
+        self.register_opts(watcher_opts, group=GROUP)
+        for group, opts in GLANCE_OPTS.items():
+            self.register_opts(opts, group=None if group == "DEFAULT" else group)
+
+    def __call__(self, args: Sequence[str] | None = None, *_: Any, **__: Any) -> None:
+        """Read command line and files.
+
+        :raises ConfigError: a file is missing or can't be parsed, or a value can't be used
+        :raises SystemExit: the command line is wrong, or asks for help
+        """
+        self.arguments = list(sys.argv[1:] if args is None else args)
+        self.sources[:] = config_files.defaults(self.arguments)
+        try:
+            with _exits_explained(self.arguments):
+                super().__call__(
+                    self.arguments,
+                    project="glance",
+                    version=version(DISTRIBUTION),
+                    default_config_files=self.sources,
+                    default_config_dirs=[],
+                    **self.help_texts,
+                )
+            _read_all(self)
+        except (cfg.Error, ValueError, OSError) as error:
+            raise ConfigError(f"Cannot use the configuration: {one_line(error)}") from None
 
 
-def _read(
-    args: Sequence[str], *, cli_opts: Sequence[cfg.Opt] = (), **parser: Any
-) -> cfg.ConfigOpts:
-    conf = cfg.ConfigOpts()
-    log.register_options(conf)
-    conf.register_cli_opts(cli_opts)
-    conf.register_opts(watcher_opts, group=GROUP)
-    conf.register_opts(glance_opts)
-    conf.register_opts(staging_store_opts, group="os_glance_staging_store")
-    conf.register_opts(database_opts, group="database")
-    conf(
-        args,
-        project="glance",
-        prog=DISTRIBUTION,
-        version=version(DISTRIBUTION),
-        default_config_files=cfg.find_config_files(project="glance", prog="glance-api"),
-        default_config_dirs=cfg.find_config_dirs(project="glance", prog="glance-api"),
-        **parser,
-    )
-    # oslo.config converts a value when it is asked for; ask now, so that a mistake ends the
-    # program at its start.
-    for opt in watcher_opts:
-        conf[GROUP][opt.name]
-    for opt in glance_opts:
-        conf[opt.name]
+def load(
+    args: Sequence[str], *, cli_opts: Sequence[cfg.Opt] = (), prog: str = DISTRIBUTION, **texts: str
+) -> Config:
+    """Read the configuration as the command line says; see `Config`.
+
+    :raises ConfigError: a file is missing or can't be parsed, or a value can't be used
+    :raises SystemExit: the command line is wrong, or asks for help
+    """
+    conf = Config(prog=prog, cli_opts=cli_opts, **texts)
+    conf(args)
     return conf
 
 
+@contextlib.contextmanager
+def _exits_explained(arguments: Sequence[str]) -> Iterator[None]:
+    """Raise an error where oslo.config prints a line and exits: for a value in a file of an option
+    that the command line has too."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            yield
+    except SystemExit as end:
+        if end.code == 1:
+            option, _, why = " ".join(said.getvalue().split()).partition(": ")
+            name = option.removeprefix("argument --")
+            named = f"--{name.replace('_', '-')}"
+            file = config_files.file_of(arguments, ("DEFAULT", name))
+            if file is not None and not any(each.startswith(named) for each in arguments):
+                named = f"[DEFAULT] {name} in {file}"
+            raise ValueError(f"{named}: {why}") from None
+        sys.stderr.write(said.getvalue())
+        raise
+    sys.stderr.write(said.getvalue())
+
+
+def _read_all(conf: Config) -> None:
+    """Ask for each value now, for oslo.config converts it only then, and a mistake must end the
+    program at its start."""
+    for group, opts in {GROUP: watcher_opts, **GLANCE_OPTS}.items():
+        for opt in opts:
+            _value(conf, group, opt)
+    for store in conf.enabled_backends or {}:
+        with contextlib.suppress(cfg.DuplicateOptError):  # a reserved name; Glance refuses it
+            conf.register_opts([_DATA_DIRECTORY, _DATA_DIRECTORIES], group=store)
+        for opt in (_DATA_DIRECTORY, _DATA_DIRECTORIES):
+            _value(conf, store, opt)
+    files = config_files.parsed(config_files.read(conf.arguments))
+    for group, name in _MESSAGING_URLS:
+        for file, sections in files:
+            for value in sections.get(group, {}).get(name, []):
+                if config_files.unknown_reference(conf, value):
+                    raise ValueError(_bad_reference(group, name, file))
+
+
+def _value(conf: Config, group: str, opt: cfg.Opt) -> None:
+    try:
+        _ = conf[opt.dest] if group == "DEFAULT" else conf[group][opt.dest]
+    except (*_DANGLING, cfg.ConfigFileValueError) as error:
+        older = [(each.group or group, str(each.name)) for each in opt.deprecated_opts]
+        place = config_files.where(conf.arguments, (group, opt.dest), *older)
+        if isinstance(error, cfg.ConfigFileValueError):
+            why = one_line(error).partition(" is not valid: ")[2]
+            raise ValueError(f"[{group}] {opt.dest} in {place} is not valid: {why}") from None
+        raise ValueError(_bad_reference(group, opt.dest, place)) from None
+
+
+def _bad_reference(group: str, name: str, place: str) -> str:
+    return (
+        f"[{group}] {name} in {place} refers with $ to an option that isn't known; write $$ for "
+        "a $ that is meant as such, or the value itself"
+    )
+
+
 def exit_code(end: SystemExit) -> int:
-    """Exit code with which to follow the parser of options, which has said what was wrong or
-    asked for. oslo.config has a code of its own, and no end of line."""
-    if end.code == 1:
-        sys.stderr.write("\n")
+    """Exit code after the parser of the command line, which has printed what was wrong or asked
+    for."""
     return 2 if end.code else 0
 
 
-def reload(conf: cfg.ConfigOpts) -> list[str]:
-    """Read the files anew; the options that changed and can without a restart. Of each that
-    can't oslo.config warns.
+def reload(conf: Config) -> list[str]:
+    """Read the files again; the options that changed and take effect without a restart. For the
+    others oslo.config logs a warning.
 
-    :raises ConfigError: a file is missing or can't be parsed, or a value is out of bounds;
-        nothing is taken over then
+    :raises ConfigError: a file is missing or can't be parsed, or a value can't be used; the old
+        values stay then
     """
     try:
-        _read(conf._args or [])  # by itself, before anything is taken over
+        Config()(conf.arguments)  # before anything is changed
+        conf.sources[:] = config_files.defaults(conf.arguments)
         changed = conf.mutate_config_files()
+    except ConfigError as error:
+        cause = str(error).partition(": ")[2]
+        raise ConfigError(f"Cannot use the changed configuration: {cause}") from None
     except Exception as error:  # noqa: BLE001 - the log's own file is evaluated, whatever is in it
-        raise ConfigError(f"Cannot use the changed configuration: {_one_line(error)}") from None
-    except SystemExit:  # what a value of a command line's option does; oslo.config said why
-        raise ConfigError("Cannot use the changed configuration") from None
+        raise ConfigError(f"Cannot use the changed configuration: {one_line(error)}") from None
     return sorted(f"[{group or 'DEFAULT'}] {name}" for group, name in changed)
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """The text of an error of oslo.config or of the system, without what may be secret."""
     if isinstance(error, cfg.ConfigFilesPermissionDeniedError):
-        return f"Permission denied: {', '.join(error.config_files)}"
+        files = ", ".join(error.config_files)
+        return f"Permission denied: {files}; run as the user that runs glance-api"
+    if isinstance(error, cfg.ConfigFilesNotFoundError):
+        files = ", ".join(error.config_files)
+        return f"No such file: {files}; name this host's glance-api.conf with --config-file"
+    if isinstance(error, UnicodeDecodeError):
+        return "a file is not UTF-8 text"
+    if isinstance(error, _DANGLING):
+        return "an option refers with $ to one that isn't known; write $$ for a $ meant as such"
     text = " ".join(str(error).split())
     # The line that can't be parsed follows, and that may be one with a password.
     parsing = isinstance(error, cfg.ConfigFileParseError)
     if parsing and (place := re.match(r"(.*? at .*?:\d+), ", text)):
-        return place[1]
-    return _LOCATION.sub(r" in \2", text)
+        return f"{place[1]}: expected [section], name = value or # comment"
+    return _LOCATION.sub("", text)
+
+
+class Directory(NamedTuple):
+    """A directory that Glance is configured to use.
+
+    :param option: that names it
+    """
+
+    option: str
+    path: str
 
 
 def staging_path(conf: cfg.ConfigOpts) -> str:
-    """Absolute path of Glance's staging directory, as configured.
+    """Absolute path of Glance's staging directory, as configured; see `staging_directory`."""
+    return staging_directory(conf).path
 
-    :raises ConfigError: it isn't a ``file://`` URI of an absolute path
+
+def staging_directory(conf: cfg.ConfigOpts) -> Directory:
+    """Glance's staging directory, as configured.
+
+    :raises ConfigError: it isn't a ``file://`` URI of an absolute path, or isn't set where its
+        default depends on Glance's libraries
     """
     if conf.enabled_backends:
-        option = "[os_glance_staging_store] filesystem_store_datadir"
-        uri = "file://" + conf.os_glance_staging_store.filesystem_store_datadir
+        option = f"[{STAGING_STORE}] filesystem_store_datadir"
+        if conf[STAGING_STORE].filesystem_store_datadir is None:
+            raise ConfigError(
+                f"{option} is not set, and with enabled_backends its default depends on the "
+                f"version of glance_store: set it in glance-api.conf to the directory in which "
+                "this host's Glance stages, for Glance and the watcher alike"
+            )
+        uri = "file://" + conf[STAGING_STORE].filesystem_store_datadir
     else:
         option = "[DEFAULT] node_staging_uri"
         uri = conf.node_staging_uri
@@ -232,7 +374,42 @@ def staging_path(conf: cfg.ConfigOpts) -> str:
             f"{option} names no absolute directory below /: {path!r}; "
             "set it to the staging directory of this host's Glance"
         )
-    return path
+    return Directory(option, path)
+
+
+def other_directories(conf: cfg.ConfigOpts) -> list[Directory]:
+    """Directories in which Glance keeps anything but staged files."""
+    found = [
+        Directory("[DEFAULT] image_cache_dir", conf.image_cache_dir),
+        Directory("[task] work_dir", conf.task.work_dir),
+        Directory(
+            f"[{TASKS_STORE}] {_DATA_DIRECTORY.name}", conf[TASKS_STORE][_DATA_DIRECTORY.name]
+        ),
+        *_of_store(conf, SINGLE_STORE),
+        *_of_store(conf, SHARED_STORE),
+    ]
+    backends = conf.enabled_backends or {}
+    stores = [store for store, kind in backends.items() if kind in _FILE_STORES]
+    shared = _of_store(conf, SHARED_STORE)
+    for store in stores:
+        found += _of_store(conf, store) or shared or [_default(store)]
+    if not backends and set(_FILE_STORES) & set(conf.glance_store.stores):
+        found += [] if _of_store(conf, SINGLE_STORE) else [_default(SINGLE_STORE)]
+    return [each for each in found if each.path and each.path.startswith("/")]
+
+
+def _default(store: str) -> Directory:
+    return Directory(f"[{store}] filesystem_store_datadir by default", STORE_DEFAULT)
+
+
+def _of_store(conf: cfg.ConfigOpts, group: str) -> list[Directory]:
+    single = conf[group].filesystem_store_datadir
+    found = [Directory(f"[{group}] filesystem_store_datadir", single)] if single else []
+    for value in conf[group].filesystem_store_datadirs:
+        path, _, priority = value.rpartition(":")
+        path = path if path and priority.strip().isdigit() else value
+        found.append(Directory(f"[{group}] filesystem_store_datadirs", path.strip()))
+    return found
 
 
 def database_url(conf: cfg.ConfigOpts) -> str:

@@ -13,10 +13,10 @@ from oslo_config import cfg
 from oslo_log import log
 
 from watcher import conf as configuration
-from watcher import logs
+from watcher import logs, startup
 from watcher.backoff import backoff
 from watcher.conditions import Condition
-from watcher.conf import GROUP, database_url, staging_path
+from watcher.conf import GROUP, Config, database_url
 from watcher.database.images import Images
 from watcher.errors import ConfigError
 from watcher.reconcile.budget import RemovalBudget
@@ -24,6 +24,7 @@ from watcher.reconcile.cleaner import Cleaner, Progress, Removal, Step
 from watcher.reconcile.planner import Planner
 from watcher.reconcile.reconciler import CHECK_INTERVAL, Reconciler
 from watcher.staging.directory import Staging
+from watcher.staging.places import own_staging_path
 from watcher.stats import Stats
 from watcher.telemetry import systemd
 from watcher.triggers.directory_watch import DirectoryWatch
@@ -43,7 +44,7 @@ class Service:
     :raises ConfigError: the configuration can't be used
     """
 
-    def __init__(self, conf: cfg.ConfigOpts) -> None:
+    def __init__(self, conf: Config) -> None:
         options = conf[GROUP]
         self._conf, self._limits = conf, configuration.limits(conf)
         self._manager = systemd.Manager()
@@ -194,7 +195,7 @@ def open_staging(conf: cfg.ConfigOpts) -> Staging:
 
     :raises ConfigError: it is there but can't be used
     """
-    staging = Staging(staging_path(conf))
+    staging = Staging(own_staging_path(conf))
     try:
         # It comes with the first stage.
         with contextlib.suppress(FileNotFoundError), staging:
@@ -220,7 +221,7 @@ def new_cleaner(
     return Cleaner(staging, planner, stats)
 
 
-def run(conf: cfg.ConfigOpts) -> int:
+def run(conf: Config) -> int:
     """Run in the foreground until SIGTERM or SIGINT; the process's exit code.
 
     SIGHUP reloads the configuration, SIGUSR2 writes a report.
@@ -230,6 +231,7 @@ def run(conf: cfg.ConfigOpts) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     faulthandler.enable()  # the watchdog's SIGABRT tells where it hung
     service = Service(conf)
+    startup.announce(conf)
     service.start()
     while (received := signal.sigwait(SIGNALS)) not in (signal.SIGTERM, signal.SIGINT):
         if received == signal.SIGHUP:

@@ -27,6 +27,7 @@ from tests.services import Database, Images, RabbitMQ, TcpProxy, wait_for
 from tests.services.ports import free_port
 from watcher import conf
 from watcher.checks import broker as check_broker
+from watcher.staging.mounts import unit_of
 from watcher.triggers.listener import new_transport
 
 STATUS_PROGRAM = PROGRAM.with_name("glance-staging-watcher-status")
@@ -648,13 +649,26 @@ def test_no_inotify_left(host: Host, what: str) -> None:
 
 
 @on_sqlite
+def test_a_private_tmp(host: Host) -> None:
+    unit = unit_of(Path("/proc/self/cgroup").read_text()) or "x.service"
+    host.configure(database_url="sqlite://", staging="file:///var/tmp/nobody-stages-here")
+    private = host.directory / f"systemd-private-0123456789abcdef-{unit}-a1B2c3/tmp"
+    private.mkdir(parents=True)
+    steps = f'mount --bind {private} /var/tmp && exec "$@"'
+    report = Report(host, through=[*possible(NAMESPACE), "sh", "-c", steps, "sh"])
+    result, found = report["directory"]
+    assert result == "failure" and f"/var/tmp is private to {unit} (PrivateTmp=yes)" in found
+    assert report.remedy("directory").startswith("add JoinsNamespaceOf= ")
+
+
+@on_sqlite
 def test_a_misspelt_option(new_host: Callable[..., Host]) -> None:
     host = new_host(watcher="max_absent_removal = 3")
     insert(host)
     report = Report(host)
     assert "options" in report.bad
     assert report["options"][1] == (
-        "[staging_watcher] max_absent_removal is no option, it has no effect"
+        f"[staging_watcher] max_absent_removal in {host.config_file} is unknown and has no effect"
     )
     assert report.remedy("options").startswith("max_absent_removals may be meant")
 
@@ -787,13 +801,15 @@ def test_the_status_program_used_wrongly(tmp_path: Path) -> None:
     missing = ["--config-file", str(tmp_path / "none.conf"), "upgrade", "check"]
     wrong = tmp_path / "wrong.conf"
     wrong.write_text("[DEFAULT]\ndebug = maybe\n")
-    own, usage = STATUS_PROGRAM.name, f"usage: {STATUS_PROGRAM.name} upgrade"
+    own, usage = STATUS_PROGRAM.name, f"usage: {STATUS_PROGRAM.name} "
+    unusable = f"{own}: Cannot use the configuration: "
+    where = f"[DEFAULT] debug in {wrong}: Invalid Boolean value: maybe\n"
     for arguments, start, said in (
-        ([], f"{usage} check [--json]", f"{own}: error: "),
-        (["upgrade"], usage, f"{own} upgrade: error: "),
+        ([], usage, f"{own}: error: "),
+        (["upgrade"], f"{usage}upgrade", f"{own} upgrade: error: "),
         (["upgrade", "check", "--nope"], usage, f"{own}: error: unrecognized arguments: --nope"),
-        (missing, f"{own}: Cannot use the configuration", "none.conf"),
-        (["--config-file", str(wrong), "upgrade", "check"], "argument --debug: ", "maybe\n"),
+        (missing, unusable, "none.conf"),
+        (["--config-file", str(wrong), "upgrade", "check"], unusable, where),
     ):
         run = subprocess.run(
             [STATUS_PROGRAM, *arguments], capture_output=True, text=True, check=False
@@ -805,5 +821,5 @@ def test_the_status_program_used_wrongly(tmp_path: Path) -> None:
 
 def test_help_of_the_status_program() -> None:
     run = subprocess.run([STATUS_PROGRAM, "--help"], capture_output=True, text=True, check=True)
-    assert run.stdout.startswith(f"usage: {STATUS_PROGRAM.name} upgrade check")
-    assert "\n:" not in run.stdout and "\ncommands:\n" in run.stdout
+    assert run.stdout.startswith(f"usage: {STATUS_PROGRAM.name} [-h]")
+    assert "upgrade check [--json]: checks what the watcher needs" in run.stdout

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mistakes in the configuration: one clear line, exit code 2, nothing removed, no secret."""
 
+import json
+import os
+import re
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from tests.functional.host import Host
+from tests.functional.host import Host, new_id
 from tests.functional.program import PROGRAM, SECRET
 
 
@@ -192,3 +197,130 @@ def test_version_and_help() -> None:
             for name in ("sweep [--dry-run]", "status [--all]", "check"):
                 assert f"glance-staging-watcher {name} " in text
         assert ("--dry-run remove" in text.lower() or "--dry-run  " in text) == (command == "sweep")
+
+
+def test_options_stand_before_or_after_the_command(host: Host, database_url: str) -> None:
+    file = ["--config-file", str(host.config_file)]
+    for arguments in ([*file, "sweep", "--dry-run"], ["sweep", "--dry-run", *file]):
+        residue = host.stage_deleted()
+        run = subprocess.run(
+            [PROGRAM, *arguments], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert run.returncode == 0 and residue.name in run.stdout
+        assert residue.exists()
+    for typo in (["--config-file", str(host.config_file), "swep"], [*file, "--dry-rum"]):
+        run = subprocess.run(
+            [PROGRAM, *typo], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert run.returncode == 2
+        assert len(list(host.staging.iterdir())) == 2
+
+
+def test_what_the_service_runs_with_is_its_first_line(host: Host, database_url: str) -> None:
+    host.configure(
+        database_url=f"mysql://glance:{SECRET}@{SECRET}@127.0.0.1:1/glance",
+        transport_url=f"rabbit://glance:{SECRET}@127.0.0.1:1,glance:{SECRET}@[::1]:2/",
+        watcher="sweep_interval = 33\nsweep_intervall = 1",
+        more="[stagingwatcher]\npool = x",
+    )
+    program = host.start(ready=False)
+    program.wait_for_line("[stagingwatcher]")
+    program.stop()
+    first, second, third = program.log.splitlines()[:3]
+    assert first.partition(" [-] ")[2].split(" start")[0] == (
+        f"Starting glance-staging-watcher {version('glance-staging-watcher')}; "
+        f"configuration: {host.config_file}; staging directory: {host.staging}; "
+        "database: mysql at 127.0.0.1:1; broker: rabbit at 127.0.0.1:1, ::1:2; "
+        "sweep_interval: 33 s; absent_grace: 86400 s; max_absent_removals: 1000"
+    )
+    assert "INFO" in first and "WARNING" in second and "WARNING" in third
+    assert (
+        f"Unknown: [staging_watcher] sweep_intervall in {host.config_file} has no effect; "
+        "sweep_interval may be meant"
+    ) in second
+    assert "[stagingwatcher] in " in third and "; [staging_watcher] may be meant" in third
+
+
+@COMMANDS
+def test_a_directory_of_images_is_no_staging_directory(
+    host: Host, database_url: str, command: list[str]
+) -> None:
+    image = host.stage_deleted()
+    link = host.directory / "link"
+    link.symlink_to(host.staging)
+    host.configure(
+        database_url=database_url,
+        default="enabled_backends = one:file",
+        more=f"[one]\nfilesystem_store_datadir = {link}\n"
+        f"[os_glance_staging_store]\nfilesystem_store_datadir = {host.staging}",
+    )
+    said = refused(*command, "--config-file", str(host.config_file))
+    for option in ("[one] filesystem_store_datadir", "[os_glance_staging_store] filesystem_store"):
+        assert option in said
+    run = subprocess.run(
+        [PROGRAM, "check", "--config-file", str(host.config_file)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 2
+    assert re.search(r"^failure  directory .* is .*link", run.stdout, re.MULTILINE)
+    assert image.exists()
+
+
+def test_a_bind_mount_of_a_directory_of_images(host: Host, database_url: str) -> None:
+    images = host.directory / "images"
+    (images / "below").mkdir(parents=True)
+    host.configure(
+        database_url=database_url, more=f"[glance_store]\nfilesystem_store_datadir = {images}"
+    )
+    bind = f"mount --bind {images}/below {host.staging} && exec {PROGRAM} status --config-file "
+    run = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", f"{bind}{host.config_file}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if "mount" in run.stderr and run.returncode != 2:
+        pytest.skip("no mounts here")
+    assert run.returncode == 2 and f"lies in {images}" in run.stderr
+
+
+@COMMANDS
+def test_a_dollar_in_a_password(host: Host, database_url: str, command: list[str]) -> None:
+    host.configure(database_url=f"mysql+pymysql://glance:top${SECRET}@127.0.0.1/glance")
+    said = refused(*command, "--config-file", str(host.config_file))
+    assert f"[database] connection in {host.config_file} refers with $ to an option" in said
+
+
+def test_files_of_its_own_are_read_by_service_and_commands_alike(
+    host: Host, database_url: str, tmp_path: Path
+) -> None:
+    own = tmp_path / "own/glance-staging-watcher.conf.d"
+    own.mkdir(parents=True)
+    (own / "a.conf").write_text("[staging_watcher]\nabsent_grace = 0\n")
+    script = (
+        "import watcher.config_files as files; from watcher.cli import main; "
+        f"files.OWN_DIRECTORY = '{own.parent}'; raise SystemExit(main())"
+    )
+    environment = os.environ | {"OS_GLANCE_CONFIG_DIR": str(host.directory)}
+    orphan = host.stage(new_id())
+    host.images.insert(new_id())
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-c", script, *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    found = json.loads(run("check", "--format", "json").stdout.splitlines()[0])
+    assert found["found"] == f"{host.config_file}, {own}/a.conf"
+    planned = run("sweep", "--dry-run", "--format", "json").stdout
+    (line,) = (line for line in planned.splitlines() if orphan.name in line)
+    assert "absent_grace" not in line

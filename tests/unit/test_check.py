@@ -4,6 +4,7 @@
 import errno
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,7 @@ from watcher.checks.queue import Declared, Difference
 from watcher.checks.result import Check, Result
 from watcher.cli import check
 from watcher.cli.upgrade import summary
+from watcher.config_files import Unknown
 from watcher.triggers.listener import why_not_connected
 
 OK, WARNING, FAILURE = Result.OK, Result.WARNING, Result.FAILURE
@@ -326,22 +328,50 @@ def test_a_configuration_without_a_file() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sections", "found", "remedy"),
+    ("unknown", "found", "remedy"),
     [
-        ({}, "are known", "None"),
-        ({"staging_watcher": ["pool", "audit_log"], "store": ["poole"]}, "are known", "None"),
-        ({"staging_watcher": ["max_absent_removal"]}, "removal is no option", "removals may"),
-        ({"staging_watcher": ["max-absent-removals"]}, "removals is no option", "max_absent"),
-        ({"staging_watcher": ["Pool"]}, "Pool is no option", "take it away"),
-        ({"staging-watcher": ["pool"]}, "[staging-watcher] is no", "[staging_watcher] may"),
+        ([], "are known", "None"),
+        ([Unknown("/f", "[staging_watcher] x", None)], "[staging_watcher] x in /f", "remove it"),
+        ([Unknown("/f", "[staging-watcher]", "[staging_watcher]")], "in /f is", "may be meant"),
     ],
 )
 def test_names_that_oslo_config_passes_over(
-    sections: dict[str, list[str]], found: str, remedy: str
+    unknown: list[Unknown], found: str, remedy: str
 ) -> None:
-    (made,) = check_glance.options([{"database": ["connection"]}, sections])
-    assert made.result is (OK if remedy == "None" else WARNING)
+    (made,) = check_glance.options(unknown)
+    assert made.result is (WARNING if unknown else OK)
     assert found in made.found and remedy in str(made.remedy)
+
+
+@pytest.mark.parametrize(
+    ("never", "result", "found", "remedy"),
+    [
+        (None, WARNING, "/x does not exist", "nothing, if"),
+        ("/x can't appear: private; move it", FAILURE, "/x can't appear: private", "move it"),
+    ],
+)
+def test_a_missing_directory(never: str | None, result: Result, found: str, remedy: str) -> None:
+    made = check_directory.missing("/x", never)
+    assert made.result is result and made.found == found
+    assert str(made.remedy).startswith(remedy)
+
+
+@pytest.mark.parametrize(
+    ("made", "path", "remedy"),
+    [
+        ("", "log", None),
+        ("", "none/log", "make it for the user"),
+        ("log/", "log", "name a file by OPTION"),
+    ],
+)
+def test_a_file_that_the_service_writes(
+    tmp_path: Path, made: str, path: str, remedy: str | None
+) -> None:
+    if made:
+        (tmp_path / made).mkdir()
+    found = check_outputs.file("log", "OPTION", str(tmp_path / path))
+    assert found.result is (OK if remedy is None else FAILURE)
+    assert remedy is None or str(found.remedy).startswith(remedy)
 
 
 def test_the_metrics_without_their_library(monkeypatch: pytest.MonkeyPatch) -> None:

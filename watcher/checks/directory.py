@@ -17,10 +17,10 @@ from typing import NamedTuple
 from oslo_config import cfg
 
 from watcher.checks.result import Check, Result
-from watcher.conf import staging_path
 from watcher.errors import ConfigError
 from watcher.staging.directory import Staging
-from watcher.staging.mounts import NETWORK, mount_type
+from watcher.staging.mounts import NETWORK, mount_type, private_tmp
+from watcher.staging.places import own_staging_path
 from watcher.triggers.directory_watch import DirectoryWatch
 from watcher.workqueue import WorkQueue
 
@@ -55,7 +55,7 @@ class Access(NamedTuple):
 def checks(conf: cfg.ConfigOpts) -> Iterator[Check]:
     """Look at the directory; nothing in it is changed."""
     try:
-        staging = Staging(staging_path(conf))
+        staging = Staging(own_staging_path(conf))
     except ConfigError as error:
         yield Check("directory", Result.FAILURE, str(error), "correct it in glance-api.conf")
         return
@@ -66,13 +66,7 @@ def checks(conf: cfg.ConfigOpts) -> Iterator[Check]:
             watch_error = _try_to_watch(staging)
     except FileNotFoundError:
         yield user(os.geteuid(), None)
-        yield Check(
-            "directory",
-            Result.WARNING,
-            f"{staging.path} does not exist",
-            "nothing, if this host's Glance has not staged anything yet: it makes the directory; "
-            f"else {_CORRECT}",
-        )
+        yield missing(staging.path, private_tmp(staging.path))
         return
     except OSError as error:
         yield user(os.geteuid(), None)
@@ -88,6 +82,23 @@ def checks(conf: cfg.ConfigOpts) -> Iterator[Check]:
     yield removal(access)
     yield file_system(kind)
     yield file_events(watch_error, _limits())
+
+
+def missing(path: str, never: str | None) -> Check:
+    """Whether the directory may still appear.
+
+    :param never: why it can't, and what to do
+    """
+    if never is not None:
+        cause, _, remedy = never.partition("; ")
+        return Check("directory", Result.FAILURE, cause, remedy)
+    return Check(
+        "directory",
+        Result.WARNING,
+        f"{path} does not exist",
+        "nothing, if this host's Glance has not staged anything yet: it makes the directory; "
+        f"else {_CORRECT}",
+    )
 
 
 def user(number: int, owner: int | None) -> Check:

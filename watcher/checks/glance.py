@@ -1,22 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks of the configuration: is it Glance's, and does Glance send what the watcher listens to."""
 
-import difflib
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections.abc import Iterator
 
 from oslo_config import cfg
 
+from watcher import config_files
 from watcher.checks.result import Check, Result
-from watcher.conf import GROUP, watcher_opts
+from watcher.conf import GROUP, Config, watcher_opts
+from watcher.config_files import Unknown
 from watcher.errors import ConfigError
 from watcher.triggers.listener import EVENT_TYPE, new_transport, why_not_sent
 
 
-def configuration(conf: cfg.ConfigOpts) -> Iterator[Check]:
+def configuration(conf: Config) -> Iterator[Check]:
     """What was read."""
-    yield files([*(conf.config_file or []), *(conf.config_dir or [])])
-    if conf._namespace is not None:
-        yield from options(conf._namespace._normalized)
+    read = config_files.read(conf.arguments)
+    yield files(read)
+    known = [opt.dest for opt in watcher_opts]
+    yield from options(
+        list(config_files.unknown(config_files.parsed(read), os.environ, GROUP, known))
+    )
 
 
 def files(read: list[str]) -> Check:
@@ -31,29 +36,17 @@ def files(read: list[str]) -> Check:
     return Check("configuration", Result.OK, ", ".join(read))
 
 
-def options(parsed: Iterable[Mapping[str, Iterable[str]]]) -> Iterator[Check]:
-    """Whether each own option is one, for oslo.config passes over what it doesn't know.
-
-    :param parsed: of each file the names in it by section
-    """
-    known = [opt.dest for opt in watcher_opts]
-    unknown = {}
-    for sections in parsed:
-        for section, names in sections.items():
-            if section == GROUP:
-                for name in set(names) - set(known):
-                    unknown[f"[{GROUP}] {name} is no option, it has no effect"] = _near(name, known)
-            elif right := _near(section, [GROUP]):
-                unknown[f"[{section}] is no section, it has no effect"] = f"[{right}]"
-    for found, right in sorted(unknown.items()):
-        remedy = f"{right} may be meant; else take it away" if right else "take it away"
-        yield Check("options", Result.WARNING, found, remedy)
+def options(unknown: list[Unknown]) -> Iterator[Check]:
+    """Whether each of our options is one, for oslo.config passes over what it doesn't know."""
+    for each in unknown:
+        yield Check(
+            "options",
+            Result.WARNING,
+            f"{each.found} in {each.place} is unknown and has no effect",
+            f"{each.nearest} may be meant; else remove it" if each.nearest else "remove it",
+        )
     if not unknown:
         yield Check("options", Result.OK, f"all names in [{GROUP}] are known")
-
-
-def _near(name: str, known: list[str]) -> str | None:
-    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.8)), None)
 
 
 def notifications(conf: cfg.ConfigOpts) -> Iterator[Check]:

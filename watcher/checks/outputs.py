@@ -12,20 +12,18 @@ import socket
 import sys
 from collections.abc import Iterator
 
-from oslo_config import cfg
-from oslo_log import log
-
+from watcher import logs
 from watcher.checks.result import Check, Result
-from watcher.conf import DISTRIBUTION, GROUP
+from watcher.conf import DISTRIBUTION, GROUP, Config
 
 ANSWER_TIMEOUT = 5  # seconds
 
 
-def checks(conf: cfg.ConfigOpts) -> Iterator[Check]:
+def checks(conf: Config) -> Iterator[Check]:
     """Look at what is configured."""
     for option in ("log_file", "log_dir"):
         conf.clear_override(option)  # of the commands, whose own log goes to stderr
-    path = log._get_log_file_path(conf, DISTRIBUTION)
+    path = logs.file_path(conf)
     if path and not conf.log_config_append:
         yield file("log", "log_file or log_dir", path)
     options = conf[GROUP]
@@ -37,27 +35,24 @@ def checks(conf: cfg.ConfigOpts) -> Iterator[Check]:
 
 def file(name: str, option: str, path: str) -> Check:
     """Whether this user could append to a file, or make it."""
-    if (cause := _why_not_written(os.path.realpath(path))) is None:
-        return Check(name, Result.OK, f"{path} can be written")
-    return Check(
-        name,
-        Result.FAILURE,
-        f"{path} can't be written: {cause}",
-        f"run as the user that runs glance-api, or name a file by {option} that it can write",
-    )
-
-
-def _why_not_written(path: str) -> str | None:
-    directory = os.path.dirname(path)
-    if os.path.isdir(path):
-        return os.strerror(errno.EISDIR)
-    if os.path.exists(path):
-        writable = os.access(path, os.W_OK, effective_ids=True)
+    real = os.path.realpath(path)
+    directory = os.path.dirname(real)
+    cause, remedy = "", f"name a file by {option} that the user of glance-api can write"
+    if os.path.isdir(real):
+        cause = os.strerror(errno.EISDIR)
     elif not os.path.isdir(directory):
-        return f"{directory} is no directory, or can't be searched"
-    else:
-        writable = os.access(directory, os.W_OK | os.X_OK, effective_ids=True)
-    return None if writable else "this user may not, or the file system is read-only"
+        cause = f"{directory} is no directory, or can't be searched"
+        remedy = f"make it for the user that runs glance-api, or {remedy}"
+    elif not os.access(*_needed(real, directory), effective_ids=True):
+        cause = "this user may not, or the file system is read-only"
+        remedy = f"run as the user that runs glance-api, or {remedy}"
+    if not cause:
+        return Check(name, Result.OK, f"{path} can be written")
+    return Check(name, Result.FAILURE, f"{path} can't be written: {cause}", remedy)
+
+
+def _needed(path: str, directory: str) -> tuple[str, int]:
+    return (path, os.W_OK) if os.path.exists(path) else (directory, os.W_OK | os.X_OK)
 
 
 def metrics(host: str, port: int) -> Check:

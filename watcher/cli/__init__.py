@@ -15,10 +15,19 @@ from watcher.cli.signals import Interrupted
 if TYPE_CHECKING:
     from oslo_config import cfg
 
+    from watcher.conf import Config
+
 PROGRAM = "glance-staging-watcher"
 CONFIG = (
-    "It reads the glance-api.conf of this host's Glance, /etc/glance/glance-api.conf unless "
-    "--config-file or --config-dir say otherwise; its own options are in [staging_watcher]. "
+    "It reads the configuration files of this host's Glance, then "
+    "/etc/glance-staging-watcher/glance-staging-watcher.conf, unless --config-file or --config-dir "
+    "name others; its own options are in [staging_watcher]. "
+)
+#: options for any command that take a value; those of oslo.config and oslo.log
+VALUED = (
+    *("--config-file", "--config-dir", "--format", "--shell_completion"),
+    *("--log-config-append", "--log-config", "--log_config", "--log-date-format"),
+    *("--log-file", "--logfile", "--log-dir", "--logdir", "--syslog-log-facility"),
 )
 OWN_LOG = ("--log-f", "--logf", "--log-di", "--logd")  # as oslo.log has them, short forms too
 CANNOT = "2 the configuration, the database or the staging directory can't be used"
@@ -39,14 +48,14 @@ class Command(NamedTuple):
     description: str
     exit_codes: str
     flags: dict[str, str]
-    run: Callable[[cfg.ConfigOpts], int]
+    run: Callable[[Config], int]
     values: dict[str, str] = {}  # noqa: RUF012 - constant
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program with these arguments; its exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
-    name = args.pop(0) if args and not args[0].startswith("-") else None
+    name, args = split(args)
     if name is not None and name not in COMMANDS:
         print(
             f"{PROGRAM}: Unknown command {name!a}; expected one of {', '.join(COMMANDS)}, "
@@ -76,6 +85,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _end_by_signal(end)
     print(f"{PROGRAM}: {cause}", file=sys.stderr)
     return 2
+
+
+def split(args: list[str]) -> tuple[str | None, list[str]]:
+    """The command and the other arguments; options may stand before it."""
+    words = iter(enumerate(args))
+    for place, word in words:
+        if not word.startswith("-"):
+            return word, args[:place] + args[place + 1 :]
+        if word.startswith("--") and any(option.startswith(word) for option in VALUED):
+            next(words, None)
+    return None, args
 
 
 def _end_by_signal(end: Interrupted) -> int:
@@ -152,7 +172,7 @@ def _command(name: str, args: Sequence[str]) -> int:
     return code
 
 
-def _sweep(loaded: cfg.ConfigOpts) -> int:
+def _sweep(loaded: Config) -> int:
     from watcher.cli import sweep  # noqa: PLC0415
 
     return sweep.run(
@@ -163,13 +183,13 @@ def _sweep(loaded: cfg.ConfigOpts) -> int:
     )
 
 
-def _status(loaded: cfg.ConfigOpts) -> int:
+def _status(loaded: Config) -> int:
     from watcher.cli import status  # noqa: PLC0415
 
     return status.run(loaded, every=loaded.all, as_json=loaded.format == "json")
 
 
-def _check(loaded: cfg.ConfigOpts) -> int:
+def _check(loaded: Config) -> int:
     from watcher.cli import check  # noqa: PLC0415
 
     return check.run(loaded, as_json=loaded.format == "json")

@@ -11,11 +11,10 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 
-from oslo_config import cfg
-
 from watcher.checks import broker, database, directory, glance, outputs
 from watcher.checks.result import Check, Result
 from watcher.cli.output import flush, painted, say, say_json
+from watcher.conf import Config
 
 NAME = 14  # columns
 TEXT = 25  # columns before what was found
@@ -25,7 +24,7 @@ _WORDS = {result: f"{result.name.lower():<7}" for result in Result}
 _COLOURS = {Result.OK: "green", Result.WARNING: "yellow", Result.FAILURE: "red"}
 
 #: what is checked, by its title
-SECTIONS: dict[str, Callable[[cfg.ConfigOpts], Iterator[Check]]] = {
+SECTIONS: dict[str, Callable[[Config], Iterator[Check]]] = {
     "Configuration": glance.configuration,
     "Staging directory": directory.checks,
     "Database": database.checks,
@@ -35,7 +34,7 @@ SECTIONS: dict[str, Callable[[cfg.ConfigOpts], Iterator[Check]]] = {
 }
 
 
-def run(conf: cfg.ConfigOpts, *, as_json: bool) -> int:
+def run(conf: Config, *, as_json: bool) -> int:
     """Check all, and print each check as it ends; 0, 1 for warnings, or 2 for failures.
 
     :raises ConfigError: stdout can't be written to

@@ -1,6 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """File systems, as the kernel has them mounted."""
 
+import os
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
 #: types of file systems that other hosts may write to without a file event for this one
 NETWORK = {
     "9p", "afs", "beegfs", "ceph", "cifs", "coda", "fuse.ceph", "fuse.ceph-fuse", "fuse.fuse-nfs",
@@ -9,6 +16,9 @@ NETWORK = {
 }  # fmt: skip
 
 UNKNOWN = "unknown"
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
+# of systemd: systemd-private-<id of the boot>-<unit>-<random>
+_PRIVATE = re.compile(r"/systemd-private-[0-9a-f]+-(.+)-[^-/]+/tmp$")
 
 
 def mount_type(descriptor: int) -> str:
@@ -35,3 +45,90 @@ def network_type(descriptor: int) -> str | None:
     except OSError:  # without /proc, or without a free descriptor
         return UNKNOWN
     return kind if kind in NETWORK or kind == UNKNOWN else None
+
+
+class Mount(NamedTuple):
+    """A line of the table of mounts.
+
+    :param device: major and minor number of the file system
+    :param root: the directory in it that is mounted
+    :param point: where it is mounted
+    """
+
+    number: str
+    device: str
+    root: str
+    point: str
+    type: str
+
+
+NO_MOUNT = Mount("", "", "/", "/", UNKNOWN)
+
+
+def parse(table: bytes) -> list[Mount]:
+    """Mounts in the text of a mountinfo file, the later ones on top."""
+    found = []
+    for line in table.split(b"\n"):  # in a name a \r is no end of a line
+        # ID parent device root point options [optional]... - type source options
+        fields = [_ESCAPE.sub(_unescaped, field).decode(errors="surrogateescape")
+                  for field in line.split(b" ")]  # fmt: skip
+        with suppress(ValueError, IndexError):
+            kind = fields[fields.index("-", 6) + 1]
+            found.append(Mount(fields[0], fields[2], fields[3], fields[4], kind))
+    return found
+
+
+def _unescaped(match: re.Match[bytes]) -> bytes:
+    return bytes([int(match[1], 8) & 0xFF])
+
+
+def mounts() -> list[Mount]:
+    """Mounts of this process; none without /proc."""
+    with suppress(OSError):
+        return parse(Path("/proc/self/mountinfo").read_bytes())
+    return []
+
+
+def mount_of(path: str, table: Iterable[Mount]) -> Mount:
+    """The mount in which an absolute path without links lies."""
+    found = NO_MOUNT
+    for mount in table:
+        below = mount.point.rstrip("/") + "/"
+        if (path + "/").startswith(below) and len(mount.point) >= len(found.point):
+            found = mount
+    return found
+
+
+def private_tmp(path: str) -> str | None:
+    """Why a directory below /tmp or /var/tmp can never appear here, and what to do: systemd gave
+    this service a /tmp of its own. None when it may appear."""
+    unit = ""
+    with suppress(OSError):
+        unit = unit_of(Path("/proc/self/cgroup").read_text(errors="replace"))
+    return private_tmp_in(os.path.realpath(path), mounts(), unit)
+
+
+def private_tmp_in(path: str, table: Iterable[Mount], unit: str) -> str | None:
+    """As `private_tmp`, from a table of mounts.
+
+    :param unit: of this process; "" when it isn't known
+    """
+    mount = mount_of(path, table)
+    private = _PRIVATE.search(mount.root)
+    if mount.point not in ("/tmp", "/var/tmp") or private is None:  # noqa: S108 - only compared
+        return None
+    owner = private[1]
+    # With JoinsNamespaceOf= it is named after the unit that was started first.
+    if owner != unit if unit else "glance-api" in owner:
+        return None
+    return (
+        f"{path} can't appear: {mount.point} is private to {owner} (PrivateTmp=yes); add "
+        "JoinsNamespaceOf= with the unit of glance-api, or let Glance stage in a directory "
+        f"outside {mount.point}"
+    )
+
+
+def unit_of(cgroups: str) -> str:
+    """The unit of systemd in the text of a cgroup file; "" when there is none."""
+    names = [name for line in cgroups.splitlines() for name in line.split("/")]
+    return next((name for name in reversed(names) if name.endswith(".service")), "")
