@@ -5,6 +5,7 @@ import enum
 import math
 import os
 from collections.abc import Mapping, Sequence, Set
+from itertools import islice
 from typing import NamedTuple
 
 from watcher.database.images import Images, ImageState
@@ -18,7 +19,10 @@ MAX_DELAY = 86400.0  # seconds; for files from the future
 FIRST_RECHECK = 0.5  # seconds
 RECHECKS = 8  # 0.5 s, 1 s, ... 64 s: two minutes in all
 
+SUSPECTS_PER_QUERY = 250  # each is asked for in up to three spellings, all in one statement
+
 _NOBODY: Set[str] = frozenset()
+_KNOWN = (ImageState.LIVE, ImageState.DELETED)
 
 
 #: status of a file, or why there is none; FileNotFoundError: it is gone
@@ -113,9 +117,15 @@ class Planner:
     ) -> None:
         self._staging, self._images, self.budget = staging, images, budget
         self.grace = absent_grace
-        #: a row of an image that Glance named here was found since start
-        self.witnessed = trusted
+        self._trusted = trusted
+        #: an image that Glance named here since start and that had a row when it was last asked for
+        self._witness: str | None = None
         self._clock, self._sightings = clock or AgeClock(), Sightings()
+
+    @property
+    def witnessed(self) -> bool:
+        """Whether this database is known to be this Glance's."""
+        return self._trusted or self._witness is not None
 
     def begin_sweep(self) -> None:
         """Forget files that the last sweep did not see."""
@@ -169,18 +179,27 @@ class Planner:
 
     def _states(self, ids: Set[str]) -> dict[str, ImageState]:
         states = self._images.states(ids)
-        known = (ImageState.LIVE, ImageState.DELETED)
-        self.witnessed = self.witnessed or any(state in known for state in states.values())
+        self._witness = next(
+            (key for key, state in states.items() if state in _KNOWN), self._witness
+        )
         return states
 
     def _confirm(self, suspects: Set[str]) -> dict[str, ImageState]:
-        if self.witnessed:
-            return self._images.confirm_absent(suspects)
-        if not self._images.check():
+        """Have the database state what has no row; the witness must have one in the same answer,
+        for the server behind an address may become another one."""
+        if not self.witnessed and not self._images.check():
             raise DatabaseError(
                 "the images table has no row at all; is [database] connection the right database?"
             )
-        return {}
+        states: dict[str, ImageState] = {}
+        waiting = iter(suspects)
+        while self.witnessed and (batch := set(islice(waiting, SUSPECTS_PER_QUERY))):
+            witness = {self._witness} if self._witness else set()
+            stated = self._images.confirm_absent(batch | witness)
+            if self._witness and stated[self._witness] not in _KNOWN:
+                self._witness = None
+            states |= stated
+        return states
 
     def _age(self, name: str, look: Look) -> float:
         if isinstance(look, FileNotFoundError):
