@@ -85,6 +85,8 @@ def test_it_installs_and_runs_in_an_empty_environment(
         "Cleaned 1 stale staging files, 1 ignored (0 errors); "
     )
     assert site.live.exists() and not site.residue.exists()
-    assert "[staging_watcher]" in run("oslo-config-generator", "--namespace", "glance-staging-watcher")
+    assert "[staging_watcher]" in run(
+        "oslo-config-generator", "--namespace", "glance-staging-watcher"
+    )
     for name in DATA:
         assert (environment / name).is_file(), name
