@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Debian 13 in a directory: made by debootstrap, kept for the next run, changed in throwaway copies.
+"""Debian 13 in a directory, made by debootstrap and kept for the next run; throwaway copies of it.
 
 The trees are kept below ``$DEBIAN13_TREES``, else in the user's cache directory; remove them to
 have them made again.
@@ -103,14 +103,14 @@ ENVIRONMENT = {
 } | {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
 
 
-class NotAvailable(Exception):
+class UnavailableError(Exception):
     """Debian 13 can't be had here, and why."""
 
 
 def tree(*packages: str) -> Path:
     """Path of a Debian 13 with these packages, made if it isn't there; not to be changed.
 
-    :raises NotAvailable: it can't be made
+    :raises UnavailableError: it can't be made
     """
     named = os.environ.get("DEBIAN13_TREES")
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -143,7 +143,7 @@ def _make(tree: Path, *command: str | Path, packages: Sequence[str] = ()) -> Non
     )
     if run.returncode:
         shutil.rmtree(partial, ignore_errors=True)
-        raise NotAvailable(f"{command[0]} cannot make a Debian 13: {run.stdout[-2000:]}")
+        raise UnavailableError(f"{command[0]} cannot make a Debian 13: {run.stdout[-2000:]}")
     partial.rename(tree)
 
 
@@ -189,7 +189,7 @@ class Machine:
 
     def _started(self) -> int | None:
         if self._process.poll() is not None:
-            raise NotAvailable(f"no name space for Debian 13: {self.console}")
+            raise UnavailableError(f"no name space for Debian 13: {self.console}")
         pid = self._process.pid
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             if Path(f"/proc/{child}/root").resolve() == self._scratch / "root":
@@ -247,10 +247,10 @@ class Machine:
 def _cgroup2() -> Path:
     """Directory of the control groups.
 
-    :raises NotAvailable: there are none that can be written to
+    :raises UnavailableError: there are none that can be written to
     """
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, place, kind, *_ = line.split()
         if kind == "cgroup2" and os.access(place, os.W_OK):
             return Path(place)
-    raise NotAvailable("no control groups (cgroup2) to write to")
+    raise UnavailableError("no control groups (cgroup2) to write to")

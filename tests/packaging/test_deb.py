@@ -2,20 +2,23 @@
 """The Debian package on Debian 13, beside Debian's own Glance, RabbitMQ and MariaDB."""
 
 import configparser
+import contextlib
 import json
 import os
 import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import entry_points, version
 from pathlib import Path
 
 import pytest
 
+from tests.acceptance.client import IDENTITY
 from tests.packaging import debian13
 from tests.packaging.conftest import SOURCE, Dist, needed, unavailable
-from tests.packaging.debian13 import Machine, NotAvailable
+from tests.packaging.debian13 import Machine, UnavailableError
 from tests.services.waiting import wait_for
 
 NAME = "glance-staging-watcher"
@@ -23,7 +26,7 @@ CONFIG = f"/etc/{NAME}/{NAME}.conf"
 LOG = f"/var/log/{NAME}/{NAME}.log"
 STAGING = "/var/lib/glance/staging"
 GLANCE = "http://127.0.0.1:9292"
-ELSEWHERE = "http://127.0.0.1:9293"
+ELSEWHERE = "http://127.0.0.1:9293"  # the same Glance on another host
 TIMEOUT = 60.0  # seconds
 AS_GLANCE = ("runuser", "-u", "glance", "--")
 
@@ -45,6 +48,9 @@ driver = messagingv2
 """
 
 HERE = """
+[DEFAULT]
+bind_port = {port}
+workers = 1
 [os_glance_staging_store]
 filesystem_store_datadir = {staging}
 """
@@ -72,7 +78,7 @@ def trees(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         debian13.tree(*debian13.BUILDERS)
         debian13.tree(*debian13.HOST)
         yield
-    except NotAvailable as error:
+    except UnavailableError as error:
         unavailable(str(error))
 
 
@@ -96,8 +102,12 @@ def deb(trees: None, dist: Dist, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def field(deb: Path, name: str) -> str:
-    run = ["dpkg-deb", "--field", deb, name]
-    return subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()
+    """A field of its control file."""
+    needed("dpkg-deb")
+    run = subprocess.run(
+        ["dpkg-deb", "--field", deb, name], capture_output=True, text=True, check=True
+    )
+    return run.stdout.strip()
 
 
 def test_it_is_small_and_has_debians_packages_as_dependencies(deb: Path) -> None:
@@ -110,7 +120,9 @@ def test_it_is_small_and_has_debians_packages_as_dependencies(deb: Path) -> None
     setup = configparser.ConfigParser()
     setup.read(SOURCE / "setup.cfg")
     for requirement in setup["options"]["install_requires"].split():
-        name, low = re.fullmatch(r"([\w.]+)(?:\[\w+\])?>=([\d.]+).*", requirement).groups()
+        found = re.fullmatch(r"([\w.]+)(?:\[\w+\])?>=([\d.]+).*", requirement)
+        assert found
+        name, low = found.groups()
         assert depends[f"python3-{name.lower()}"] in ("", low), requirement
     assert depends.keys() >= {"glance-common", "python3:any"}
 
@@ -134,16 +146,17 @@ def host(trees: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mach
     scratch = tmp_path_factory.mktemp("host")
     with Machine(debian13.tree(*debian13.HOST), scratch, *debian13.SYSTEMD) as machine:
         etc = machine.path / "etc"
-        ini = etc / "glance/glance-api-uwsgi.ini"
-        ini.write_text(re.sub("(?m)^processes = .*", "processes = 1", ini.read_text()))
-        shutil.copytree(etc / "glance", etc / "elsewhere")
-        for directory, staging in (("glance", STAGING), ("elsewhere", "/var/lib/glance/elsewhere")):
-            with (etc / directory / "glance-api.conf").open("a") as file:
-                file.write(HERE.format(staging=staging))
+        paste = etc / "glance/glance-api-paste.ini"
+        paste.write_text(paste.read_text().replace("unauthenticated-context root", "context root"))
+        machine.run("cp", "--archive", "/etc/glance", "/etc/elsewhere")
+        for name, port, staging in (
+            ("glance", 9292, STAGING),
+            ("elsewhere", 9293, "/var/lib/glance/elsewhere"),
+        ):
+            with (etc / name / "glance-api.conf").open("a") as file:
+                file.write(HERE.format(port=port, staging=staging))
         (etc / "glance/glance.conf.d").mkdir()
         (etc / "glance/glance.conf.d/site.conf").write_text(SITE)
-        ini = etc / "elsewhere/glance-api-uwsgi.ini"
-        ini.write_text(ini.read_text().replace("glance-api.log", "elsewhere.log"))
 
         started = ("running", "degraded")
         state = ("systemctl", "is-system-running")
@@ -153,21 +166,27 @@ def host(trees: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mach
         machine.run("systemctl", "restart", "glance-api")
         machine.run(
             *("systemd-run", "--uid=glance", "--gid=glance", "--working-directory=/var/lib/glance"),
-            *("--setenv=OS_GLANCE_CONFIG_DIR=/etc/elsewhere", "uwsgi_python3"),
-            *("--http-socket=127.0.0.1:9293", "--ini=/etc/elsewhere/glance-api-uwsgi.ini"),
+            *("glance-api", "--config-file=/etc/elsewhere/glance-api.conf"),
         )
         for url in (GLANCE, ELSEWHERE):
-            ready = ("curl", "--silent", "--fail", f"{url}/v2/images")
-            wait_for(lambda ready=ready: machine.run(*ready, check=False), TIMEOUT, url)
+            wait_for(partial(answers, machine, url), TIMEOUT, url)
         yield machine
 
 
 def request(host: Machine, method: str, url: str, data: str = "", kind: str = "json") -> str:
-    """Ask Glance's API; the answer."""
+    """Ask Glance's API as keystone's middleware would; the answer."""
     return host.run(
         *("curl", "--silent", "--show-error", "--fail-with-body", "--request", method),
+        *(part for each in IDENTITY.items() for part in ("--header", ": ".join(each))),
         *("--header", f"Content-Type: application/{kind}", "--data-binary", data, url),
     )
+
+
+def answers(host: Machine, url: str) -> bool:
+    """Whether a glance-api serves."""
+    with contextlib.suppress(RuntimeError):
+        return bool(request(host, "GET", f"{url}/v2/images"))
+    return False
 
 
 def staged(host: Machine) -> str:

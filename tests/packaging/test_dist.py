@@ -20,6 +20,7 @@ DATA = {
     "share/man/man8/glance-staging-watcher-status.8",
     "share/bash-completion/completions/glance-staging-watcher",
     "share/fish/vendor_completions.d/glance-staging-watcher.fish",
+    "share/zsh/site-functions/_glance-staging-watcher",
     "share/glance-staging-watcher/glance-staging-watcher.conf.sample",
     "share/glance-staging-watcher/glance-staging-watcher.service",
     "share/glance-staging-watcher/rabbitmq-policy.json",
