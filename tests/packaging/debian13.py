@@ -64,7 +64,8 @@ BOOT = r"""
 set -e
 echo $$ >"$1/cgroup.procs"
 tree=$2 scratch=$3; shift 3
-exec unshare --mount --pid --net --ipc --cgroup --fork --kill-child sh -ec '
+exec setpriv --pdeathsig KILL \
+    unshare --mount --pid --net --ipc --cgroup --fork --kill-child sh -ec '
 tree=$1 scratch=$2; shift 2
 mount --make-rprivate /
 mount -t tmpfs tmpfs "$scratch"

@@ -71,7 +71,7 @@ NOISE = re.compile(
 @pytest.fixture(scope="session")
 def trees(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Without a Debian 13 fail in CI and skip elsewhere."""
-    needed("debootstrap", "ip", "nsenter", "unshare")
+    needed("debootstrap", "ip", "nsenter", "setpriv", "unshare")
     if os.geteuid() != 0:
         unavailable("only root can boot a Debian 13")
     try:
