@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -68,26 +68,26 @@ NOISE = re.compile(
 )
 
 
-@pytest.fixture(scope="session")
-def trees(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Without a Debian 13 fail in CI and skip elsewhere."""
+@contextlib.contextmanager
+def debian(scratch: Path, packages: Sequence[str], *init: str) -> Iterator[Machine]:
+    """A Debian 13 with these packages; without one fail in CI and skip elsewhere."""
     needed("debootstrap", "ip", "nsenter", "setpriv", "unshare")
     if os.geteuid() != 0:
         unavailable("only root can boot a Debian 13")
-    try:
-        debian13.tree(*debian13.BUILDERS)
-        debian13.tree(*debian13.HOST)
-        yield
-    except UnavailableError as error:
-        unavailable(str(error))
+    with contextlib.ExitStack() as stack:
+        try:
+            machine = stack.enter_context(Machine(debian13.tree(*packages), scratch, *init))
+        except UnavailableError as error:
+            unavailable(str(error))
+        yield machine
 
 
 @pytest.fixture(scope="session")
-def deb(trees: None, dist: Dist, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def deb(dist: Dist, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package, as ``make deb`` builds it from a release on Debian 13."""
     scratch = tmp_path_factory.mktemp("builder")
     output = tmp_path_factory.mktemp("deb")
-    with Machine(debian13.tree(*debian13.BUILDERS), scratch, "sleep", "infinity") as builder:
+    with debian(scratch, debian13.BUILDERS, "sleep", "infinity") as builder:
         source = builder.path / "srv"
         subprocess.run(
             ["tar", "-xzf", dist.sdist, "-C", source, "--strip-components=1"], check=True
@@ -141,10 +141,10 @@ def test_its_version_and_programs_are_those_of_the_distribution() -> None:
 
 
 @pytest.fixture(scope="module")
-def host(trees: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """A host with Debian's Glance, ready; a second glance-api stages elsewhere."""
     scratch = tmp_path_factory.mktemp("host")
-    with Machine(debian13.tree(*debian13.HOST), scratch, *debian13.SYSTEMD) as machine:
+    with debian(scratch, debian13.HOST, *debian13.SYSTEMD) as machine:
         etc = machine.path / "etc"
         paste = etc / "glance/glance-api-paste.ini"
         paste.write_text(paste.read_text().replace("unauthenticated-context root", "context root"))
