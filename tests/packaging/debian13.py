@@ -59,7 +59,8 @@ chroot "$tree" apt-get -qq clean
 rm "$tree/usr/sbin/policy-rc.d"
 """
 
-# The kernel's own settings and the devices of this machine stay out of reach.
+# The kernel's own settings and the devices of this machine stay out of reach. The root directory is
+# replaced since user name spaces, which the unit has, can't be made after a mere chroot.
 BOOT = r"""
 set -e
 echo $$ >"$1/cgroup.procs"
@@ -92,6 +93,9 @@ ln -s /proc/self/fd dev/fd
 mount -t tmpfs -o mode=755 tmpfs run
 mount -t tmpfs tmpfs tmp
 ip link set lo up
+touch run/started
+pivot_root . .
+umount --lazy .
 export container=test
 exec chroot . "$@"' sh "$tree" "$scratch" "$@"
 """
@@ -159,7 +163,6 @@ class Machine:
     """
 
     def __init__(self, tree: Path, scratch: Path, *init: str) -> None:
-        self._scratch = scratch
         self._cgroup = _cgroup2() / f"{scratch.name}-{os.getpid()}"
         self._cgroup.mkdir()
         self._console = scratch.with_suffix(".console")
@@ -193,7 +196,7 @@ class Machine:
             raise UnavailableError(f"no name space for Debian 13: {self.console}")
         pid = self._process.pid
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            if Path(f"/proc/{child}/root").resolve() == self._scratch / "root":
+            if Path(f"/proc/{child}/root/run/started").exists():
                 return int(child)
         return None
 
