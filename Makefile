@@ -10,7 +10,6 @@ LOWEST_TESTS ?= tests/unit tests/functional/test_service.py tests/functional/tes
 	tests/functional/test_check.py tests/functional/test_metrics.py
 
 BIN = .venv/bin
-VERSION = $(shell sed -n 's/^version = //p' setup.cfg)
 PIP = $(BIN)/pip install -qq --disable-pip-version-check
 GLANCES = .venv-glance-current/.installed .venv-glance-oldest/.installed
 CODE = $(foreach d,watcher tests tools benchmarks,$(if $(wildcard $(d)/*.py),$(d)))
@@ -64,14 +63,14 @@ docs: .venv/.test  ## Build the documentation into docs/_build/html
 	@$(BIN)/python -m sphinx -q -n -W --keep-going -b html docs docs/_build/html
 
 sample: .venv/.installed  ## Write the sample configuration anew
-	@$(BIN)/oslo-config-generator --namespace watcher \
+	@$(BIN)/oslo-config-generator --namespace glance-staging-watcher \
 		--output-file etc/glance-staging-watcher.conf.sample
 
 dist: .venv/.test  ## Build the sdist and the wheel, into dist/
 	@$(BIN)/python -m build --outdir dist
 
-deb: dist  ## Build the Debian package, into dist/; says which packages that needs
-	@tools/build-deb dist/glance_staging_watcher-$(VERSION).tar.gz dist
+deb:  ## Build the Debian package on Debian 13, into dist/; needs no environment
+	@tools/build-deb dist
 
 clean:  ## Remove the environment and all that was generated
 	rm -rf .venv .venv-benchmark .venv-lowest .venv-glance-* .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist docs/_build *.egg-info

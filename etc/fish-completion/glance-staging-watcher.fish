@@ -8,6 +8,8 @@ complete -c glance-staging-watcher -n __fish_use_subcommand -a check -d 'whether
 
 complete -c glance-staging-watcher -n '__fish_seen_subcommand_from sweep' -l dry-run -d 'remove nothing'
 complete -c glance-staging-watcher -n '__fish_seen_subcommand_from sweep' -l nodry-run
+complete -c glance-staging-watcher -n '__fish_seen_subcommand_from sweep' -l trust-database -d 'this is the database of this Glance'
+complete -c glance-staging-watcher -n '__fish_seen_subcommand_from sweep' -l notrust-database
 complete -c glance-staging-watcher -n '__fish_seen_subcommand_from status' -l all -d 'list all files'
 complete -c glance-staging-watcher -n '__fish_seen_subcommand_from status' -l noall
 complete -c glance-staging-watcher -n '__fish_seen_subcommand_from sweep status check' -l format -x -a 'table json'

@@ -20,6 +20,7 @@ DATA = {
     "share/man/man8/glance-staging-watcher-status.8",
     "share/bash-completion/completions/glance-staging-watcher",
     "share/fish/vendor_completions.d/glance-staging-watcher.fish",
+    "share/zsh/site-functions/_glance-staging-watcher",
     "share/glance-staging-watcher/glance-staging-watcher.conf.sample",
     "share/glance-staging-watcher/glance-staging-watcher.service",
     "share/glance-staging-watcher/rabbitmq-policy.json",
@@ -85,6 +86,8 @@ def test_it_installs_and_runs_in_an_empty_environment(
         "Cleaned 1 stale staging files, 1 ignored (0 errors); "
     )
     assert site.live.exists() and not site.residue.exists()
-    assert "[staging_watcher]" in run("oslo-config-generator", "--namespace", "watcher")
+    assert "[staging_watcher]" in run(
+        "oslo-config-generator", "--namespace", "glance-staging-watcher"
+    )
     for name in DATA:
         assert (environment / name).is_file(), name

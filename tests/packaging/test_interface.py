@@ -4,6 +4,7 @@
 import os
 import re
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +26,33 @@ source "$1"; shift
 COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
 _glance_staging_watcher
 printf '%s\n' "${COMPREPLY[@]}"
+"""
+
+# The same in zsh, which completes only in a line that is edited on a terminal.
+ZSHRC = r"""
+fpath=($COMPLETIONS $fpath)
+autoload -U compinit
+compinit -D -u
+setopt no_auto_list
+compadd() {
+    local -a hits prefix hidden
+    case ${@[1,(i)(-|--)]} in
+        *-[AOD]\ *) builtin compadd "$@"; return ;;
+    esac
+    builtin compadd -A hits "$@"
+    zparseopts -E -a ignored P:=prefix p:=hidden
+    print -rl -- $prefix[2]$hidden[2]$^hits >>$OFFERED
+    builtin compadd "$@"
+}
+finish() exit
+zle -N finish
+bindkey '^I' complete-word '^X' finish
+"""
+ZSH_TERMINAL = r"""
+zmodload zsh/zpty
+zpty terminal zsh --no-globalrcs -i
+zpty -w -n terminal "$1"$'\t\x18'
+while zpty -r terminal; do :; done
 """
 
 
@@ -103,7 +131,25 @@ def in_fish(*words: str) -> set[str]:
     return {offer.partition("\t")[0] for offer in run.stdout.splitlines()}
 
 
-@pytest.fixture(params=[in_bash, in_fish])
+def in_zsh(*words: str) -> set[str]:
+    """What zsh offers for the last of the words."""
+    with tempfile.TemporaryDirectory() as directory:
+        offered = Path(directory, "offered")
+        offered.touch()
+        Path(directory, ".zshrc").write_text(ZSHRC)
+        subprocess.run(
+            ["zsh", "--no-rcs", "-c", ZSH_TERMINAL, "zsh", " ".join([PROGRAM.name, *words])],
+            env=os.environ
+            | {"ZDOTDIR": directory, "OFFERED": str(offered), "TERM": "dumb"}
+            | {"COMPLETIONS": str(SOURCE / "etc/zsh-completion")},
+            check=True,
+            stdout=subprocess.DEVNULL,
+            timeout=60,
+        )
+        return set(offered.read_text().split())
+
+
+@pytest.fixture(params=[in_bash, in_fish, in_zsh])
 def complete(request: pytest.FixtureRequest) -> Shell:
     """A shell's completion."""
     shell: Shell = request.param

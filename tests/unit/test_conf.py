@@ -122,7 +122,9 @@ def test_files_are_read_in_order_and_a_directory_last(tmp_path: Path) -> None:
 
 def test_the_sample_is_current(tmp_path: Path) -> None:
     sample = Path(__file__).parents[2] / "etc/glance-staging-watcher.conf.sample"
-    generator.main(["--namespace", "watcher", "--output-file", str(tmp_path / "sample")])
+    generator.main(
+        ["--namespace", "glance-staging-watcher", "--output-file", str(tmp_path / "sample")]
+    )
     assert sample.read_text() == (tmp_path / "sample").read_text(), "make sample updates it"
 
 

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.services import wait_for
 from watcher import conf, logs
+from watcher import service as service_module
+from watcher.reconcile.cleaner import Failure, Removal, Step
 from watcher.service import Service
 from watcher.telemetry import report as gmr
 
@@ -34,16 +37,51 @@ def service(tmp_path: Path) -> Iterator[Service]:
 
 
 @pytest.mark.parametrize("place", [Path.touch, Path.mkdir], ids=["removed", "failed"])
-def test_each_file_of_a_step_is_a_sign_of_life(
+def test_each_file_is_a_sign_of_life(
     service: Service, tmp_path: Path, place: Callable[[Path], None]
 ) -> None:
     """On a slow disk a step takes longer than the watchdog waits."""
     place(tmp_path / "staging" / IMAGE)
-    service._reconciler.heartbeat = 0.0
-    with service._staging:
-        outcome = service._reconciler._cleaner.sweep()
-    assert outcome.cleaned + outcome.error == 1
-    assert service._reconciler.heartbeat > 0
+    seen = 0
+    for step in service._reconciler.run():
+        if isinstance(step, Removal | Failure):
+            seen += 1
+            service._heartbeat = 0.0
+            service._follow_up(step)
+            assert service._heartbeat > 0
+        if service._reconciler.swept:
+            service._queue.close()
+    assert seen == 1
+
+
+def test_a_reconciler_that_fails_is_a_condition_and_starts_again(
+    service: Service,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    residue = tmp_path / "staging" / IMAGE
+    seen: list[str | None] = []
+    run, failures = service._reconciler.run, iter(range(3))
+
+    def fail_at_first() -> Iterator[Step]:
+        seen.append(service.conditions()["cleaner"])
+        if next(failures, None) is not None:
+            raise RuntimeError("a bug")
+        residue.touch()
+        yield from run()
+
+    monkeypatch.setattr(service._reconciler, "run", fail_at_first)
+    monkeypatch.setattr(service_module, "backoff", lambda attempt: 0.001)
+    service.start()
+    wait_for(lambda: service._reconciler.swept, 30, "the sweep")
+    wait_for(lambda: not service.conditions()["cleaner"], 30, "the end of the condition")
+    service.stop()
+    assert not residue.exists()
+    assert seen[1:] == ["RuntimeError: a bug"] * 3
+    assert [record.levelname for record in caplog.records if "Reconciler" in record.message] == [
+        "ERROR"
+    ]
 
 
 def test_a_report_that_fails_ends_nothing(
@@ -64,22 +102,3 @@ def test_libraries_stay_silent_after_a_reload_of_the_log(service: Service) -> No
     logger.setLevel(logging.NOTSET)  # as oslo.log does with log_config_append
     service.reload()
     assert logger.level == logging.CRITICAL
-
-
-@pytest.mark.usefixtures("service")  # its configuration
-def test_only_on_a_network_file_system_notified_images_wait(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """There the hosts which may share it spread their looks; a local one is looked at at once."""
-    file = tmp_path / "glance-api.conf"
-    text = file.read_text().replace("notifications = false", "")
-    file.write_text(f"{text}[DEFAULT]\ntransport_url = fake://\n")
-    made = Service(conf.load(["--config-file", str(file)]))
-    delay = made._notifications._endpoint._delay  # type: ignore[union-attr]
-    assert delay() == 0, "before it is found"
-    with made._staging:
-        assert [delay() for _ in range(100)] == [0] * 100
-    monkeypatch.setattr(made._staging, "network", "nfs4")
-    waits = [delay() for _ in range(100)]
-    assert 0 <= min(waits) < 0.2 and 0.3 < max(waits) <= 0.5
-    made._images.close()
