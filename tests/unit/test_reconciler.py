@@ -581,6 +581,25 @@ def test_a_directory_that_is_gone_is_not_one_that_cannot_be_read(
     ]
 
 
+def test_a_directory_that_can_never_appear_is_a_condition(
+    new_world: Callable[..., World],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(
+        reconciler_module, "private_tmp", lambda path: f"{path} is private; share it"
+    )
+    world = new_world()
+    world.staging.rmdir()
+    for _ in range(3):
+        world.do()
+        assert world.causes() == {"directory": f"{world.staging} is private; share it"}
+    assert len(caplog.records) == 1
+    world.staging.mkdir()
+    world.do()
+    assert not world.causes()
+
+
 def test_a_directory_replaced_under_a_sweep_is_swept_instead(world: World, tmp_path: Path) -> None:
     world.stage(True, 10)
     new: list[str] = []

@@ -18,6 +18,7 @@ from watcher.errors import DatabaseError
 from watcher.reconcile.cleaner import Cleaner, Outcome, Pass, Progress, Step
 from watcher.reconcile.planner import recheck_delay
 from watcher.staging.directory import DirectoryReplacedError, Identity, Staging
+from watcher.staging.mounts import private_tmp
 from watcher.stats import Tally, Trigger
 from watcher.workqueue import Directory, File, Image, Key, Sweep, Waiting, WorkQueue
 
@@ -354,10 +355,16 @@ class Reconciler:
 
     def _wait_for_directory(self) -> None:
         self._sweep = None
-        forgotten = self.conditions["directory"].forget()
-        if forgotten or self._known is not None or not self._logged_missing:
+        if (cause := private_tmp(self._staging.path)) is not None:
+            self.conditions["directory"].begin(cause)
+        elif (
+            self.conditions["directory"].forget()
+            or self._known is not None
+            or not self._logged_missing
+        ):
             LOG.info("Staging directory %s does not exist, waiting for it", self._staging.path)
-            self._known, self._logged_missing = None, True
+            self._logged_missing = True
+        self._known = None
         try:
             self._watch.wait_for(self._staging.path)
         except OSError as error:
