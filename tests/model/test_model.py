@@ -49,6 +49,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from watcher.reconcile.verdict import FIRST_RECHECK
 
 from tests.model.world import (
     BRAKE,
@@ -66,7 +67,6 @@ from watcher.database import images as images_module
 from watcher.database.images import ImageState
 from watcher.reconcile import cleaner as cleaner_module
 from watcher.reconcile.reconciler import JITTER, LAG_JITTER, Reconciler
-from watcher.reconcile.verdict import FIRST_RECHECK
 from watcher.staging.directory import Identity
 from watcher.workqueue import Directory, File, Image, Key, Sweep, WorkQueue
 
