@@ -11,11 +11,14 @@ import re
 import socket
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
 from oslo_config import cfg
 from oslo_log import log
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from watcher import config_files
 from watcher.errors import ConfigError
@@ -138,6 +141,7 @@ GLANCE_OPTS: dict[str, list[cfg.Opt]] = {
                 cfg.DeprecatedOpt("connection", group="sql"),
             ],
         ),
+        cfg.StrOpt("connection_parameters", default="", secret=True),
     ],
 }
 # what oslo.config raises for a $name without an option of that name; the text holds the name,
@@ -413,7 +417,7 @@ def _of_store(conf: cfg.ConfigOpts, group: str) -> list[Directory]:
 
 
 def database_url(conf: cfg.ConfigOpts) -> str:
-    """``[database] connection``; a secret.
+    """``[database] connection`` with ``connection_parameters``, as oslo.db; a secret.
 
     :raises ConfigError: it isn't set
     """
@@ -423,4 +427,8 @@ def database_url(conf: cfg.ConfigOpts) -> str:
             "[database] connection is not set; use --config-file to name the glance-api.conf "
             "of this host's Glance"
         )
+    if parameters := conf.database.connection_parameters:
+        with suppress(SQLAlchemyError, ValueError):  # it is refused when it is used
+            extended = make_url(url).update_query_string(parameters, append=True)
+            return extended.render_as_string(hide_password=False)
     return url

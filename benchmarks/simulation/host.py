@@ -75,7 +75,7 @@ class SimulatedImages(Images):
         self._timeline.sleep(costs.READ)
         return states
 
-    def states_in_any_case(self, ids: Collection[str]) -> dict[str, ImageState]:
+    def confirm_absent(self, ids: Collection[str]) -> dict[str, ImageState]:
         """The second read."""
         return self.states(ids) if ids else {}
 

@@ -124,7 +124,7 @@ def test_a_node_catches_up_before_a_file_goes(host: Host, pair: Galera, database
     program = host.start()
     with pair.lagging():
         host.stage_live()
-        waiting = "SELECT id FROM information_schema.processlist WHERE info LIKE '/*M!%%lower%%'"
+        waiting = "SELECT id FROM information_schema.processlist WHERE info LIKE '/*M!%%asked%%'"
         wait_for(lambda: pair.second.execute(waiting), FAULT_TIMEOUT, "the second read to wait")
         looked = len(program.lines(LOOKED))
     program.wait_for_line(LOOKED, count=looked + 1)

@@ -20,7 +20,7 @@ Mutations tried, each found in the normal run:
 5. ``Reconciler._try_again``: after an error of the database no sweep is put on the queue.
 6. ``Cleaner._remove``: what has changed meanwhile is not counted.
 7. ``Cleaner.sweep``: the brake is never let go; ``Cleaner._judge``: it never holds.
-8. ``Images.states_in_any_case``: ids are compared as they are spelled.
+8. ``Images.confirm_absent``: ids are compared as they are spelled.
 9. ``AgeClock.age``: only the time of the last writing counts, not that of a rename.
 10. ``Reconciler._clean``: a notified image is forgotten when the query for it fails.
 11. ``Reconciler._look``: it is forgotten when it is told of while the database can't be asked.
@@ -49,6 +49,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from watcher.reconcile.verdict import FIRST_RECHECK
 
 from tests.model.world import (
     BRAKE,
@@ -66,7 +67,6 @@ from watcher.database import images as images_module
 from watcher.database.images import ImageState
 from watcher.reconcile import cleaner as cleaner_module
 from watcher.reconcile.reconciler import JITTER, LAG_JITTER, Reconciler
-from watcher.reconcile.verdict import FIRST_RECHECK
 from watcher.staging.directory import Identity
 from watcher.workqueue import Directory, File, Image, Key, Sweep, WorkQueue
 

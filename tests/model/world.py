@@ -13,9 +13,11 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from watcher.database.images import Images, ImageState
+from watcher.database.server import Server
+from watcher.database.sqlite import SQLite
 from watcher.errors import DatabaseError
 from watcher.reconcile.age import AgeClock
 from watcher.reconcile.cleaner import Cleaner, Outcome
@@ -27,6 +29,8 @@ GRACE = 60.0
 MAX_LAG = 50.0  # seconds; shorter than the grace, as the documentation demands
 BRAKE = 2
 START = 1_700_000_000.0
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -148,28 +152,29 @@ class ReplicaImages(Images):
     def __init__(self, world: World) -> None:
         super().__init__(f"sqlite:///{world.database.path}")
         self._world = world
+        self._empty = SQLite({"database": ":memory:"})
+        self._empty.ask("CREATE TABLE images (id VARCHAR(36) PRIMARY KEY, deleted BOOLEAN)")
 
     def states(self, ids: Collection[str]) -> dict[str, ImageState]:
         """The first read."""
         _one_of(self._world.at_reads)
         return self._noted(super().states(ids))
 
-    def states_in_any_case(self, ids: Collection[str]) -> dict[str, ImageState]:
+    def confirm_absent(self, ids: Collection[str]) -> dict[str, ImageState]:
         """The second read."""
         _one_of(self._world.at_reads)
         self._world.second_read = self._world.fault
-        return self._noted(super().states_in_any_case(ids))
+        return self._noted(super().confirm_absent(ids))
 
     def _noted(self, states: dict[str, ImageState]) -> dict[str, ImageState]:
         deleted = {key.lower() for key, state in states.items() if state is ImageState.DELETED}
         self._world.shown_deleted |= deleted
         return states
 
-    def _execute(self, query: str, parameters: list[str]) -> list[Any]:
+    def _execute(self, ask: Callable[[Server], T]) -> T:
         if self._world.fault == "error":
             raise DatabaseError("gone away")
-        rows = super()._execute(query, parameters)
-        return [] if self._world.fault == "empty" else rows
+        return ask(self._empty) if self._world.fault == "empty" else super()._execute(ask)
 
 
 class JudgedStaging(Staging):

@@ -94,6 +94,22 @@ def test_the_database_by_any_of_its_names(tmp_path: Path, text: str) -> None:
     assert conf.database_url(load(tmp_path, text)) == "sqlite:///x"
 
 
+@pytest.mark.parametrize(
+    ("url", "parameters", "expected"),
+    [
+        ("mysql://u:p@h/", "database=glance", "mysql://u:p@h/?database=glance"),
+        ("mysql://u:p@h/d?charset=utf8", "ssl_ca=/x", "mysql://u:p@h/d?charset=utf8&ssl_ca=%2Fx"),
+        ("mysql://u:p?%40@h/d", "a=b", "mysql://u:p%3F%40@h/d?a=b"),
+        ("no url", "a=b", "no url"),
+    ],
+)
+def test_parameters_of_the_connection(
+    tmp_path: Path, url: str, parameters: str, expected: str
+) -> None:
+    text = f"[database]\nconnection = {url}\nconnection_parameters = {parameters}\n"
+    assert conf.database_url(load(tmp_path, text)) == expected
+
+
 def test_no_database(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="connection is not set"):
         conf.database_url(load(tmp_path, ""))

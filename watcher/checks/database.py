@@ -4,15 +4,16 @@
 import os
 import re
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from operator import methodcaller
+from typing import Any, NamedTuple
 
 from oslo_config import cfg
-from sqlalchemy.engine import make_url
 
 from watcher.checks.result import Check, Result
 from watcher.conf import database_url
 from watcher.database.images import Images
-from watcher.database.replication import REPLICA, causal
+from watcher.database.server import Server as Connection
+from watcher.database.url import target
 from watcher.errors import ConfigError, DatabaseError
 
 MOST = 10_000  # rows that are counted; a large table would take minutes
@@ -39,12 +40,14 @@ class Server(NamedTuple):
     :param replica: it takes no writes, and may lag behind the one that does
     :param galera: it is a node of a Galera cluster
     :param causal: it lets one SELECT wait until it has caught up with its cluster
+    :param isolation: the level at which the watcher's queries read
     """
 
     backend: str
     replica: bool = False
     galera: bool = False
     causal: bool = False
+    isolation: str = ""
 
 
 class Privileges(NamedTuple):
@@ -107,7 +110,10 @@ def server(found: Server) -> Check:
             "set [staging_watcher] absent_grace to more seconds than the node may ever lag",
         )
     what = ", a Galera node," * found.galera
-    return Check("database", Result.OK, f"{found.backend}{what} answers what the watcher asks")
+    level = f", at isolation level {found.isolation}" * bool(found.isolation)
+    return Check(
+        "database", Result.OK, f"{found.backend}{what} answers what the watcher asks{level}"
+    )
 
 
 def rows(count: int) -> Check:
@@ -179,26 +185,34 @@ class _Probe(Images):
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
-        self._database = make_url(url).database or ""
+        self._database = target(url).database
 
     def server(self) -> Server:
         """What its answers are worth."""
-        replica = bool(self._execute(f"SELECT {REPLICA[self.backend]}", [])[0][0])
-        galera = self.in_galera()
-        waits = galera and self._execute(causal("SELECT @@wsrep_sync_wait"), [])[0][0] == 1
-        return Server(self.backend, replica, galera, waits)
+        replica, isolation = self._execute(_worth)
+        galera = self._execute(methodcaller("in_galera"))
+        waits = galera and self._execute(methodcaller("can_wait"))
+        return Server(self.backend, replica, galera, waits, isolation)
 
     def count(self) -> int:
         """Rows of the table, up to one more than `MOST`."""
-        return int(self._execute(_COUNT, [])[0][0])
+        return int(self._first(_COUNT))
 
     def privileges(self) -> Privileges:
         """What the user may do."""
         if self.backend == "sqlite":
             allowed = os.access(self._database, os.W_OK)
         elif self.backend == "postgresql":
-            allowed = bool(self._execute(_POSTGRESQL_WRITE, [])[0][0])
+            allowed = bool(self._first(_POSTGRESQL_WRITE))
         else:
-            grants = [row[0] for row in self._execute("SHOW GRANTS", [])]
-            allowed = may_write(grants, self._database)
+            rows = self._execute(methodcaller("ask", "SHOW GRANTS"))
+            allowed = may_write([row[0] for row in rows], self._database)
         return Privileges(self.backend, self._database, allowed)
+
+    def _first(self, sql: str) -> Any:
+        return self._execute(methodcaller("ask", sql))[0][0]
+
+
+def _worth(connection: Connection) -> tuple[bool, str]:
+    ((replica, isolation),) = connection.ask(f"SELECT {connection.replica}, {connection.isolation}")
+    return replica not in (0, "0", False), str(isolation).upper().replace("-", " ")

@@ -2,28 +2,20 @@
 """Glance's database: image ids → live, deleted or absent. Read only, one short query at a time."""
 
 import enum
-import re
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from itertools import islice
-from typing import Any, TypeVar
-from urllib.parse import quote
+from operator import methodcaller
+from threading import Lock
+from typing import TypeVar
 
-import sqlalchemy as sa
-from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-
-from watcher.database.replication import REPLICA, WSREP_ON, causal
-from watcher.database.url import READ_TIMEOUT, connect_args, usable_url
-from watcher.errors import ConfigError, DatabaseError
+from watcher.database.server import Server
+from watcher.database.url import redacted, target
+from watcher.errors import DatabaseError
 
 IDS_PER_QUERY = 1000
 
-_BY_ID = "SELECT images.id, images.deleted FROM images WHERE images.id IN ({})"
-# with a row of the server's own: whether it is a replica
-_BY_ANY_CASE = (
-    "SELECT images.id, images.deleted FROM images WHERE lower(images.id) IN ({{}})"
-    " UNION ALL SELECT '', {replica}"
-)
 _ANY_ROW = "SELECT images.id FROM images LIMIT 1"
 
 T = TypeVar("T")
@@ -39,7 +31,7 @@ class ImageState(enum.Enum):
 
 
 def state_of(deleted: object) -> ImageState:
-    """State that a row's ``deleted`` column tells; in doubt the image lives."""
+    """State by a row's ``deleted`` column; in doubt the image is live."""
     return ImageState.DELETED if deleted in (True, 1) else ImageState.LIVE
 
 
@@ -51,155 +43,147 @@ class Images:
     """
 
     def __init__(self, url: str) -> None:
-        usable = usable_url(url)
-        self.backend = usable.get_backend_name()
-        self._secrets = _secrets(usable)
-        try:
-            # AUTOCOMMIT: each SELECT sees what is committed now, never an older snapshot.
-            self._engine = sa.create_engine(
-                usable,
-                isolation_level="AUTOCOMMIT",
-                pool_size=1,
-                max_overflow=0,
-                poolclass=sa.QueuePool,
-                skip_autocommit_rollback=True,  # a round trip after each SELECT, for nothing
-                connect_args=connect_args(usable),
-            )
-        except (SQLAlchemyError, ImportError, TypeError) as error:
-            raise ConfigError(
-                f"[database] connection can't be used: {self._one_line(error)}"
-            ) from None
-        self._mark = "?" if self._engine.dialect.paramstyle == "qmark" else "%s"
-        if usable.get_driver_name() == "psycopg":
-            sa.event.listen(self._engine, "do_connect", _connect_impatiently)
+        found = target(url)
+        #: mysql, mariadb, postgresql or sqlite
+        self.backend = found.backend
+        #: host, port and name of the database, or its file; without secrets
+        self.location = found.location
+        self._server, self._secrets = found.server, found.secrets
+        self._lock = Lock()
 
     def states(self, ids: Collection[str]) -> dict[str, ImageState]:
         """State of each id, by the row of exactly that id.
 
+        Absent is what has no row in the answer; `confirm_absent` must follow before that counts.
+
         :raises DatabaseError: nothing is known then
         """
-        found = {row_id: state_of(deleted) for row_id, deleted in self._read(_BY_ID, ids)}
+        found: dict[str, ImageState] = {}
+        for chunk in _chunks(ids, IDS_PER_QUERY):
+            found |= self._execute(partial(_found, chunk))
         return {key: found.get(key, ImageState.ABSENT) for key in ids}
 
     def confirm_absent(self, ids: Collection[str]) -> dict[str, ImageState]:
         """The second, separate read before anything of an absent image is removed.
 
-        Ids are compared without regard to case, and a live row wins: no live image may look
-        absent because of it. That reads the whole index of a large table, so it is only for the
-        few absent ones. Nor because of lag: a Galera node catches up with its cluster before it
-        answers, and what a replica doesn't have is unknown.
+        The server states for each id, in the case as given, lower and upper, whether there is a
+        row; a live one wins. A Galera node catches up with its cluster before it answers, and
+        what a replica doesn't have is unknown.
 
-        :raises DatabaseError: also when the table has no row at all: most likely it is the
-            wrong database
+        :raises DatabaseError: also when the answer isn't complete, or the table has no row at
+            all: most likely it is the wrong database
         """
         if not ids:
             return {}
-        query = _BY_ANY_CASE.format(replica=REPLICA[self.backend])
-        if self.in_galera():
-            query = causal(query)
-        found: dict[str, ImageState] = {}
-        missing = ImageState.ABSENT
-        for row_id, value in self._read(query, {key.lower() for key in ids}, more=("",)):
-            if not row_id:
-                missing = ImageState.UNKNOWN if value else missing
-            elif found.get(row_id.lower()) is not ImageState.LIVE:
-                found[row_id.lower()] = state_of(value)
-        if not found and not self.check():
+        forms = dict.fromkeys(form for key in ids for form in (key, key.lower(), key.upper()))
+        causal = self._execute(methodcaller("in_galera"))
+        stated: dict[str, ImageState] = {}
+        for chunk in _chunks(forms, IDS_PER_QUERY):
+            stated |= self._execute(partial(_stated, chunk, causal))
+        if not {ImageState.LIVE, ImageState.DELETED} & set(stated.values()) and not self.check():
             raise DatabaseError(
                 "the images table has no row at all; is [database] connection the right database?"
             )
-        return {key: found.get(key.lower(), missing) for key in ids}
-
-    def in_galera(self) -> bool:
-        """Whether the server is a node of a Galera cluster.
-
-        :raises DatabaseError: unreachable
-        """
-        if self.backend not in ("mysql", "mariadb"):
-            return False
-        return any(value == "ON" for _, value in self._execute(WSREP_ON, []))
+        return {key: _strongest(stated, key) for key in ids}
 
     def check(self) -> bool:
         """Whether the table has any row.
 
         :raises DatabaseError: unreachable, or no ``images`` table
         """
-        return bool(self._execute(_ANY_ROW, []))
+        return bool(self._execute(methodcaller("ask", _ANY_ROW)))
 
     def close(self) -> None:
-        """Close the connection."""
-        self._engine.dispose()
-
-    def _read(
-        self, query: str, ids: Collection[str], more: Collection[str] = ()
-    ) -> Iterator[tuple[str, object]]:
-        for chunk in _chunks(ids, IDS_PER_QUERY):
-            marks = ", ".join([self._mark] * len(chunk))
-            asked = {key.lower() for key in chunk}.union(more)
-            for row_id, deleted in self._execute(query.format(marks), chunk):
-                # An id that isn't recognized would make its live image look absent.
-                if not isinstance(row_id, str) or row_id.lower() not in asked:
-                    raise DatabaseError(
-                        f"asked for images by their ids, it answers with {row_id!r:.50}; take "
-                        "unusual options out of [database] connection"
-                    )
-                yield row_id, deleted
-
-    def _execute(self, query: str, parameters: list[str]) -> list[Any]:
-        try:
+        """Close the connection, unless a query is under way: that may take its time limit."""
+        if self._lock.acquire(blocking=False):
             try:
-                return self._execute_once(query, parameters)
-            except DBAPIError as error:
-                # The server closed the idle connection: a second try gets a new one. Cheaper
-                # than a ping before each of the queries that wait on a notification.
-                if not error.connection_invalidated:
-                    raise
-                return self._execute_once(query, parameters)
-        except Exception as error:  # noqa: BLE001 - not all that drivers raise is of DB-API
-            raise DatabaseError(self._one_line(error)) from None
+                self._server.close()
+            finally:
+                self._lock.release()
 
-    def _execute_once(self, query: str, parameters: list[str]) -> list[Any]:
-        # By the driver's own cursor: the way through SQLAlchemy's takes as long as the answer.
-        connection = self._engine.raw_connection()
-        try:
-            cursor = connection.cursor()
-            cursor.execute(query, parameters)
-            return list(cursor.fetchall())
-        except BaseException as error:
-            lost = self._is_lost(error, connection)
-            connection.invalidate(error)  # nobody knows what it would answer to the next question
-            if lost:
-                raise DBAPIError(query, None, error, connection_invalidated=True) from None
-            raise
-        finally:
-            connection.close()
-
-    def _is_lost(self, error: BaseException, connection: sa.PoolProxiedConnection) -> bool:
-        dialect = self._engine.dialect
-        driver_error = dialect.loaded_dbapi.Error
-        return isinstance(error, driver_error) and dialect.is_disconnect(error, connection, None)
+    def _execute(self, ask: Callable[[Server], T]) -> T:
+        with self._lock:
+            # The server may have closed an idle connection: a second try gets a new one. Cheaper
+            # than a ping before each of the queries that wait on a notification.
+            tries = 2 if self._server.connected else 1
+            while True:
+                tries -= 1
+                try:
+                    return ask(self._server)
+                except BaseException as error:
+                    lost = self._server.lost()
+                    self._server.close()  # its next answer might be that to this query
+                    if not isinstance(error, Exception):
+                        raise
+                    if not (lost and tries):
+                        raise DatabaseError(self._one_line(error)) from None
 
     def _one_line(self, error: BaseException) -> str:
-        cause = getattr(error, "orig", None) or error
-        # PyMySQL's errors are (number, text); PostgreSQL's quote the query below the message
-        text = str(cause.args[1] if len(cause.args) == 2 else cause)
-        text = getattr(getattr(cause, "diag", None), "message_primary", None) or text
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return re.sub(r"\s+", " ", text).strip() or type(cause).__name__
+        # PyMySQL's errors are (number, text)
+        text = str(error.args[1] if len(error.args) == 2 else error)
+        return redacted(text, self._secrets) or type(error).__name__
 
 
-def _connect_impatiently(
-    dialect: object, record: object, args: list[Any], parameters: dict[str, Any]
-) -> object:
-    from watcher.database.postgresql import connect  # noqa: PLC0415 - its driver may not be installed
+def _found(asked: list[str], server: Server) -> dict[str, ImageState]:
+    rows = server.find(asked)
+    _check_isolation(server, {level for _, _, level in rows})
+    known = {key.lower() for key in asked}
+    for row_id, _, _ in rows:
+        # An id that isn't recognized would make its live image look absent.
+        if not isinstance(row_id, str) or row_id.lower() not in known:
+            raise _strange(row_id)
+    states = {row_id: state_of(deleted) for row_id, deleted, _ in rows}
+    if len(states) < len(rows):
+        raise DatabaseError("asked for images by their ids, it answers with one id twice")
+    return states
 
-    return connect(READ_TIMEOUT, *args, **parameters)
+
+def _stated(asked: list[str], causal: bool, server: Server) -> dict[str, ImageState]:
+    rows = server.state(asked, causal=causal)
+    _check_isolation(server, {level for _, _, _, level, _ in rows})
+    known = set(asked)
+    if strange := [row[0] for row in rows if row[0] not in known]:
+        raise _strange(strange[0])
+    if Counter(row[0] for row in rows) != Counter(asked):
+        raise DatabaseError(
+            f"incomplete answer: {len(rows)} rows for {len(asked)} ids; look for "
+            "sql_select_limit in the server's settings and in init_command, and for a limit of "
+            "rows in a proxy before it"
+        )
+    states = {}
+    for key, row_id, deleted, _, replica in rows:
+        if row_id is not None:
+            if not isinstance(row_id, str) or row_id.lower() != key.lower():
+                raise _strange(row_id)
+            states[key] = state_of(deleted)
+        elif replica in (0, "0"):
+            states[key] = ImageState.ABSENT
+        else:
+            states[key] = ImageState.UNKNOWN
+    return states
 
 
-def _secrets(url: URL) -> set[str]:
-    password = str(url.password) if url.password else ""
-    return {text for text in (password, quote(password, safe="")) if text}
+def _check_isolation(server: Server, levels: set[object]) -> None:
+    for level in levels:
+        if str(level).upper().replace("-", " ") not in server.safe_levels:
+            raise DatabaseError(
+                f"it answers at isolation level {level!s:.50}, which may show what isn't "
+                "committed, though READ COMMITTED was set; look for a proxy before it that drops "
+                "or changes SET SESSION TRANSACTION"
+            )
+
+
+def _strange(answer: object) -> DatabaseError:
+    return DatabaseError(
+        f"asked for images by their ids, it answers with {answer!r:.50}; take unusual options out "
+        "of [database] connection"
+    )
+
+
+def _strongest(stated: dict[str, ImageState], key: str) -> ImageState:
+    states = {stated[form] for form in (key, key.lower(), key.upper())}
+    order = (ImageState.LIVE, ImageState.DELETED, ImageState.UNKNOWN, ImageState.ABSENT)
+    return next(state for state in order if state in states)
 
 
 def _chunks(items: Collection[T], size: int) -> Iterator[list[T]]:

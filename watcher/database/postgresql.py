@@ -1,55 +1,133 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PostgreSQL connections that give up on a silent server.
+"""PostgreSQL, by psycopg's wrapper of libpq.
 
-libpq waits for an answer for ever: ``statement_timeout`` is the server's, and no TCP option helps
-as long as the kernel of a hung server's host acknowledges what we send.
+Statements go by the simple protocol, each with its time limit in the same message: a pooler
+refuses startup options, and hands prepared statements and a session's settings to others. The
+client's limit is here too: libpq waits for an answer for ever.
 """
 
+import select
+import socket
+import ssl
+import struct
 import time
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import psycopg
-from psycopg.abc import PQGen
-from psycopg.waiting import READY_NONE
+from psycopg import pq, sql
 
-T = TypeVar("T")
+from watcher.database.server import CONNECT_TIMEOUT, QUERY_TIMEOUT, READ_TIMEOUT, Row, Server
+
+_LIMIT = f"SET LOCAL statement_timeout = {QUERY_TIMEOUT * 1000}; "
+_BOOLEAN = 16  # its OID
+_SSL_REQUEST = struct.pack("!II", 8, 80877103)
 
 
-class ImpatientConnection(psycopg.Connection[Any]):
-    """A connection that closes when one answer takes longer than ``patience`` seconds."""
+class PostgreSQL(Server):
+    """A server that speaks PostgreSQL's protocol."""
 
-    patience: float
+    replica = "pg_is_in_recovery()"
+    isolation = "upper(current_setting('transaction_isolation'))"
+    # by this name too it never shows what isn't committed
+    safe_levels = Server.safe_levels | {"READ UNCOMMITTED"}
 
-    def wait(self, gen: PQGen[T], *args: Any, **kwargs: Any) -> T:
-        """Wait as psycopg does, up to the limit.
+    def find(self, ids: Sequence[str]) -> list[Row]:
+        """See `Server`."""
+        return self.ask(
+            f"SELECT images.id, images.deleted, {self.isolation} FROM images"  # noqa: S608
+            f" WHERE images.id = ANY({self._listed(ids)})"
+        )
 
-        :raises psycopg.OperationalError: the connection is closed then
-        """
+    def state(self, ids: Sequence[str], *, causal: bool = False) -> list[Row]:
+        """See `Server`."""
+        return self.ask(
+            f"SELECT asked.id, images.id, images.deleted, {self.isolation}, {self.replica}"  # noqa: S608
+            f" FROM unnest({self._listed(ids)}) AS asked(id)"
+            " LEFT JOIN images ON images.id = asked.id"
+        )
+
+    def lost(self) -> bool:
+        """See `Server`."""
+        return self._connection is not None and bool(self._connection.closed)
+
+    @staticmethod
+    def _listed(ids: Sequence[str]) -> str:
+        # One value, whatever the number of ids; with a comma in it an id is not the one asked for.
+        return f"string_to_array({sql.Literal(','.join(ids)).as_string()}, ',')"
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        arguments = {"connect_timeout": CONNECT_TIMEOUT} | self._arguments
         try:
-            return super().wait(_until(gen, time.monotonic() + self.patience), *args, **kwargs)
-        except TimeoutError:
-            self.close()
-            raise psycopg.OperationalError(
-                f"the server did not answer within {self.patience:g} s"
-            ) from None
+            return psycopg.connect(**arguments, autocommit=True)
+        except psycopg.OperationalError as error:
+            if "certificate verify failed" in str(error) and (why := _not_verified(arguments)):
+                raise psycopg.OperationalError(f"{error}: {why}") from None
+            raise
 
+    def _ask(self, sql: str, parameters: Sequence[str]) -> list[Row]:
+        connection = self._connection.pgconn
+        connection.send_query((_LIMIT + sql).encode())
+        for result in self._results(connection):
+            if result.status == pq.ExecStatus.TUPLES_OK:
+                return _rows(result)
+            if result.status != pq.ExecStatus.COMMAND_OK:
+                primary = result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY)
+                text = primary or connection.error_message or b"no answer"
+                if result.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED) == b"FATAL":
+                    self._connection.close()  # as the server has
+                raise psycopg.OperationalError(text.decode(errors="replace"))
+        raise psycopg.OperationalError("no answer")
 
-def _until(gen: PQGen[T], deadline: float) -> PQGen[T]:
-    # psycopg says READY_NONE several times a second while nothing comes.
-    try:
-        awaited = next(gen)
+    def _results(self, connection: pq.abc.PGconn) -> list[pq.abc.PGresult]:
+        deadline = time.monotonic() + READ_TIMEOUT
+        poll = select.poll()
+        results: list[pq.abc.PGresult] = []
         while True:
-            ready = yield awaited
-            if ready == READY_NONE and time.monotonic() > deadline:
-                raise TimeoutError
-            awaited = gen.send(ready)
-    except StopIteration as stop:
-        result: T = stop.value
-        return result
+            unsent = connection.flush()
+            while unsent or connection.is_busy():
+                poll.register(connection.socket, select.POLLIN | (select.POLLOUT if unsent else 0))
+                if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                    raise psycopg.OperationalError(
+                        f"timed out: no answer within {READ_TIMEOUT:g} s"
+                    )
+                connection.consume_input()
+                unsent = connection.flush()
+            result = connection.get_result()
+            if result is None:
+                return results
+            results.append(result)
 
 
-def connect(patience: float, *args: Any, **kwargs: Any) -> ImpatientConnection:
-    """Connect as psycopg does."""
-    connection = ImpatientConnection.connect(*args, **kwargs)
-    connection.patience = patience
-    return connection
+def _not_verified(arguments: Mapping[str, Any]) -> str:
+    # libpq doesn't say what is wrong with a certificate; Python's ssl does.
+    hosts = str(arguments.get("host", "")).split(",")
+    ports = str(arguments.get("port", "5432")).split(",")
+    for host, port in zip(hosts, ports * len(hosts), strict=False):
+        try:
+            context = ssl.create_default_context(cafile=arguments.get("sslrootcert"))
+            context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+            context.check_hostname = arguments.get("sslmode") == "verify-full"
+            with socket.create_connection((host, int(port)), CONNECT_TIMEOUT) as plain:
+                plain.sendall(_SSL_REQUEST)
+                plain.recv(1)
+                context.wrap_socket(plain, server_hostname=host).close()
+        except ssl.SSLCertVerificationError as error:
+            return error.verify_message
+        except (OSError, ValueError):
+            continue
+    return ""
+
+
+def _rows(result: pq.abc.PGresult) -> list[Row]:
+    columns = range(result.nfields)
+    boolean = [result.ftype(column) == _BOOLEAN for column in columns]
+    value = result.get_value
+
+    def read(row: int, column: int) -> object:
+        data = value(row, column)
+        if data is None:
+            return None
+        return data == b"t" if boolean[column] else bytes(data).decode(errors="replace")
+
+    return [tuple(read(row, column) for column in columns) for row in range(result.ntuples)]
