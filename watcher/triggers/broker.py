@@ -5,7 +5,7 @@ import ssl
 from typing import Any
 
 import amqp
-import kombu
+from kombu import Connection
 
 from watcher.conf import DISTRIBUTION
 from watcher.triggers.connection_log import cause_of
@@ -27,7 +27,7 @@ def is_rabbit(transport: Any) -> bool:
     return GROUP in transport.conf
 
 
-def connections(transport: Any, url: Any) -> list[tuple[str, kombu.Connection]]:
+def connections(transport: Any, url: Any) -> list[tuple[str, Connection]]:
     """Address of each broker in a transport's URL, with a connection that isn't made yet.
 
     :raises ValueError: oslo.messaging can't use the URL; the text has no part of it
@@ -40,7 +40,7 @@ def connections(transport: Any, url: Any) -> list[tuple[str, kombu.Connection]]:
         user, password = (host.username, host.password) if host else ("guest", "guest")
         if "/" in f"{user}{password}":  # oslo.messaging hands them to kombu in a URL, unescaped
             raise ValueError
-        connection = kombu.Connection(
+        connection = Connection(
             hostname=name,
             port=port,
             userid=user or "",

@@ -51,6 +51,7 @@ UNREACHABLE = " is unreachable: "
 CLOSED = " closed the connection"
 FAILED = "Connection failed: "
 CANNOT_CONSUME = "Failed to consume message from queue: "
+CONFLICT = " could not be declared probably because of conflicting configurations: "
 INTERNAL_ERROR = "Internal amqp error (541) "
 DUPLICATE = "ignoring duplicate message"
 RAISED = "Unexpected exception occurred"
@@ -79,6 +80,8 @@ class Event(enum.Enum):
     RECONNECTED = "reconnected"
     #: it was made, but the broker doesn't let the queue be declared; oslo.messaging keeps trying
     REFUSED = "refused"
+    #: the broker has what is declared, but otherwise; oslo.messaging tries something else
+    CONFLICT = "conflict"
     #: this listener won't work again by itself, for the cause if there is one
     BROKEN = "broken"
 
@@ -125,6 +128,8 @@ class ConnectionLog(logging.Handler):
             return
         if text.startswith(RECONNECTED):
             self._report(Event.RECONNECTED, "")
+        elif (at := text.find(CONFLICT)) >= 0:
+            self._report(Event.CONFLICT, cause_of(text[at + len(CONFLICT) :]))
         elif record.levelno < logging.ERROR:
             return
         elif refused := _REFUSED.match(text):

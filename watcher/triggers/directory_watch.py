@@ -73,14 +73,14 @@ class DirectoryWatch:
             return
         # By the open descriptor, so that it can't be another directory; the dot, since watchdog
         # doesn't follow a link at the end of a path.
-        self._start(f"/proc/self/fd/{staging.descriptor}/.", _Files(self._queue), _FILES)
+        path = f"/proc/self/fd/{staging.descriptor}/."
+        observer = self._start(path, _Files(self._queue), _FILES)
         self._watched = staging.identity
         # Reports that the directory was moved or deleted; without it the next check finds that.
         above, name = os.path.split(staging.path.rstrip("/"))
         with contextlib.suppress(OSError, RuntimeError):
             _check_limits(above)
-            assert self._observer is not None
-            self._observer.schedule(_Entry(self._queue, name), above, event_filter=_ENTRY)
+            observer.schedule(_Entry(self._queue, name), above, event_filter=_ENTRY)
 
     def wait_for(self, path: str) -> None:
         """Watch the nearest directory above a path that doesn't exist, until it may exist.
@@ -115,7 +115,7 @@ class DirectoryWatch:
 
     def _start(
         self, path: str, handler: FileSystemEventHandler, events: list[type[FileSystemEvent]]
-    ) -> None:
+    ) -> BaseObserver:
         self.stop()
         _check_limits(path)
         before = set(threading.enumerate())
@@ -136,6 +136,7 @@ class DirectoryWatch:
             for thread in threading.enumerate()
             if isinstance(thread, BaseThread) and thread not in before
         ]
+        return observer
 
 
 class _Handler(FileSystemEventHandler):

@@ -48,6 +48,11 @@ CONSUME_TIME = 5.0  # seconds in which oslo.messaging, once connected, consumes 
 
 MAX_LAG = 7 * 86400.0  # seconds; what claims to be farther from now has no true timestamp
 
+_RECREATE = (
+    "the exchange is older than the options in Glance's file: delete it while all who use it are "
+    "stopped"
+)
+
 # drivers of notifications that send to the bus
 _SENDING = {"messaging", "messagingv2", "routing"}
 _SILENT = {"noop", "log", "test"}
@@ -148,8 +153,8 @@ class NotificationListener:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
-        self._inbox = _Inbox()
-        self._log = ConnectionLog(lambda event, cause: self._inbox.put(Report(event, cause)))
+        self._try = _Try()
+        self._log = ConnectionLog(lambda event, cause: self._try.put(Report(event, cause)))
         self._attempt = 0
         self._listening = self._listened = False
         self._missed = True  # notifications may have been sent that nobody heard
@@ -197,7 +202,7 @@ class NotificationListener:
         """Listen no more. Returns at once, for a listener in search of a broker can't be
         stopped; all threads are daemons."""
         self._stopping.set()
-        self._inbox.put(Report(_STOP))
+        self._try.put(Report(_STOP))
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -213,58 +218,56 @@ class NotificationListener:
 
     def _listen(self) -> None:
         """Start a listener and supervise it until another must take its place."""
-        inbox = self._inbox = _Inbox()
+        self._try = current = _Try()
         # A listener whose start failed can't be started again: a new one for each attempt.
-        listener = messaging.get_notification_listener(
-            self._transport,
-            self._targets,
-            [self._endpoint],
-            executor="threading",
-            pool=self._pool,
+        current.start(
+            messaging.get_notification_listener(
+                self._transport,
+                self._targets,
+                [self._endpoint],
+                executor="threading",
+                pool=self._pool,
+            )
         )
-        before = set(threading.enumerate())
-        starter = threading.Thread(target=_start, args=(listener, inbox), daemon=True)
-        starter.start()
-        consumption, refused = None, -math.inf
         try:
             while not self._stopping.is_set():
-                report = inbox.get(consumption.wait() if consumption else None)
-                if report is None:
-                    pass
-                elif report.event == _FAILED:
-                    LOG.debug("Attempt %i to listen failed: %s", self._attempt + 1, report.cause)
-                    self._lose(report.cause)
-                    listener = None
-                    gc.collect()  # its connection, if it had one, is held by a reference cycle
+                report = current.get()
+                if report is not None and not self._handle(report, current):
                     return
-                elif report.event == _STARTED:
-                    threads = [t for t in threading.enumerate() if is_poller(t)]
-                    consumption = _Consumption([t for t in threads if t not in before])
-                elif report.event is Event.BROKEN:
-                    self._missed = True
-                    if report.cause:
-                        self._lose(report.cause)
-                    return
-                elif report.event is Event.RECONNECTED:
-                    self._listening, self._missed = False, True
-                    if consumption is not None:
-                        consumption.begin()
-                elif report.event is Event.REFUSED:
-                    refused = time.monotonic()
-                    self._lose(self._not_consumed(f"{report.cause}; {_DURABLE_QUEUES}"))
-                elif report.event is Event.LOST:
-                    # A refusal closes the connection.
-                    if time.monotonic() - refused > REFUSAL_TIME:
-                        self._lose(report.cause)
-                if consumption is not None and not self._look(consumption):
+                if current.consumption is not None and not self._look(current.consumption):
                     return
         finally:
             self._missed = True
-            if consumption is not None:
-                self._log.ignore(*consumption.threads)
-            if listener is not None:
-                with contextlib.suppress(RuntimeError):
-                    threading.Thread(target=_retire, args=(listener, starter), daemon=True).start()
+            if current.consumption is not None:
+                self._log.ignore(*current.consumption.threads)
+            current.retire()
+
+    def _handle(self, report: Report, current: "_Try") -> bool:
+        """Take note of a report; False when this listener is to be replaced."""
+        event, cause = report
+        if event == _FAILED:
+            LOG.debug("Attempt %i to listen failed: %s", self._attempt + 1, cause)
+            self._lose(current.conflict or cause)
+            return False
+        if event is Event.BROKEN:
+            self._listening, self._missed = False, True
+            if cause:
+                self._lose(cause)
+            return False
+        if event == _STARTED:
+            current.begin_consumption()
+        elif event is Event.RECONNECTED:
+            self._listening, self._missed = False, True
+            if current.consumption is not None:
+                current.consumption.begin()
+        elif event is Event.CONFLICT:
+            current.conflict = f"{cause}; {_RECREATE}"
+        elif event is Event.REFUSED:
+            current.refused = time.monotonic()
+            self._lose(self._not_consumed(f"{cause}; {_DURABLE_QUEUES}"))
+        elif event is Event.LOST and time.monotonic() - current.refused > REFUSAL_TIME:
+            self._lose(cause)  # else the refusal closed the connection
+        return True
 
     def _look(self, consumption: "_Consumption") -> bool:
         """Look whether messages are consumed; False when this listener is to be replaced."""
@@ -316,19 +319,65 @@ class NotificationListener:
                 self._queue.put(Sweep())
 
 
-class _Inbox:
-    """Reports of other threads."""
+class _Try:
+    """One listener of oslo.messaging, and what other threads report of it."""
 
     def __init__(self) -> None:
         self._reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
-        self.put = self._reports.put
+        self._listener: Any = None
+        self._starter = threading.Thread(target=self._start, daemon=True)
+        self._before: set[threading.Thread] = set()
+        #: of its queue; None until it is started
+        self.consumption: _Consumption | None = None
+        #: what the broker had against the first of two declarations, of which it reports the last
+        self.conflict: str | None = None
+        self.refused = -math.inf  # when
 
-    def get(self, timeout: float | None) -> Report | None:
-        """Wait for a report; None when none arrives in time."""
+    def start(self, listener: Any) -> None:
+        """Start a listener in a thread of its own: it blocks while no broker can be reached."""
+        self._listener, self._before = listener, set(threading.enumerate())
+        self._starter.start()
+
+    def put(self, report: Report) -> None:
+        """Report; any thread may."""
+        self._reports.put(report)
+
+    def get(self) -> Report | None:
+        """Wait for a report; None when it is time to look at the consumption."""
+        timeout = None if self.consumption is None else self.consumption.wait()
         try:
             return self._reports.get(timeout=timeout)
         except queue.Empty:
             return None
+
+    def begin_consumption(self) -> None:
+        """Take note that it was started."""
+        pollers = {thread for thread in threading.enumerate() if is_poller(thread)}
+        self.consumption = _Consumption(pollers - self._before)
+
+    def retire(self) -> None:
+        """End it, in the background: that may take as long as the broker is away."""
+        with contextlib.suppress(RuntimeError):
+            threading.Thread(target=self._retire, daemon=True).start()
+
+    def _start(self) -> None:
+        try:
+            self._listener.start(override_pool_size=1)
+        except Exception as error:  # noqa: BLE001 - drivers raise what their libraries raise
+            self._listener = None
+            self.put(Report(_FAILED, broker.why_not_connected(error)))
+        else:
+            self.put(Report(_STARTED))
+
+    def _retire(self) -> None:
+        if self._starter.ident is not None:
+            self._starter.join()
+        if self._listener is None:
+            gc.collect()  # its connection, if it had one, is held by a reference cycle
+            return
+        with contextlib.suppress(Exception):  # its connection is broken
+            self._listener.stop()
+            self._listener.wait()
 
 
 class _Consumption:
@@ -337,7 +386,7 @@ class _Consumption:
     :param threads: that poll for messages
     """
 
-    def __init__(self, threads: list[threading.Thread]) -> None:
+    def __init__(self, threads: set[threading.Thread]) -> None:
         self.threads = threads
         self.begin()
 
@@ -388,23 +437,6 @@ def _spread_reconnects(conf: cfg.ConfigOpts) -> None:
         # Round-robin, it steps on three times for each try that fails: of three nodes always to
         # the one that is dead, until its time limit, doubled each time, is longer than the delay.
         conf.set_default("kombu_failover_strategy", "shuffle", group=group)
-
-
-def _start(listener: Any, inbox: _Inbox) -> None:
-    """Start a listener and report; blocks while the broker is unreachable."""
-    try:
-        listener.start(override_pool_size=1)
-    except Exception as error:  # noqa: BLE001 - drivers raise what their libraries raise
-        inbox.put(Report(_FAILED, broker.why_not_connected(error)))
-    else:
-        inbox.put(Report(_STARTED))
-
-
-def _retire(listener: Any, starter: threading.Thread) -> None:
-    starter.join()
-    with contextlib.suppress(Exception):  # its connection is broken
-        listener.stop()
-        listener.wait()
 
 
 def _brokers(url: Any) -> str:
