@@ -24,8 +24,8 @@ DRIVER = "oslo.messaging: "
 
 # What the operator sees
 LISTENING = "INFO Listening for notifications in queue watcher-host[0-9]+"
-LOST = "ERROR Cannot receive notifications, sweeps and file events go on: broker [^ ]+: "
-BACK = "INFO Notifications can be received again"
+LOST = "ERROR Notification listener disconnected; sweeps and file events continue: broker [^ ]+: "
+BACK = "INFO Notification listener connected again"
 UNREACHABLE = LOST + (
     r"(the connection was lost|\[Errno [0-9]+\] [A-Za-z ]+"
     r"|\(320\) CONNECTION_FORCED - broker forced connection closure with reason 'shutdown')"
@@ -331,19 +331,18 @@ def test_refused_until_repaired(
     scene.after(refusal.url, refusal.said, BACK)
 
 
-def test_each_cause_is_told_once(new_host: Callable[..., Host], broker: RabbitMQ) -> None:
+def test_a_fault_is_told_once_whatever_its_cause(
+    new_host: Callable[..., Host], broker: RabbitMQ
+) -> None:
     refusal = WrongVhost(broker)
     scene = Scene(new_host, refusal.url)
     scene.program.wait_for_line("Attempt 2 to listen failed")
     scene.during(refusal.said)
     refusal.repair()
-    closed = LOST + (
-        rf"Connection.open: \(530\) NOT_ALLOWED - access to vhost '{refusal.name}' refused "
-        "for user 'glance'"
-    )
-    wait_said(scene.program, refusal.said, closed)
+    scene.program.wait_for_line("access to vhost .* refused", BACK_TIMEOUT)
+    check_said(scene.program, refusal.said)
     broker.ctl("set_permissions", "--vhost", refusal.name, "glance", ".*", ".*", ".*")
-    scene.after(refusal.url, refusal.said, closed, BACK)
+    scene.after(refusal.url, refusal.said, BACK)
 
 
 def test_refused_attempts_leak_nothing(new_host: Callable[..., Host], broker: RabbitMQ) -> None:
@@ -376,9 +375,10 @@ def test_a_password_changed_while_connected(
     scene.listen()
     broker.ctl("change_password", refusal.name, f"{SECRET}-new")
     broker.restart()
-    scene.during(LISTENING, UNREACHABLE, LOGIN_REFUSED)
+    scene.program.wait_for_line("Login was refused", BACK_TIMEOUT)
+    scene.during(LISTENING, UNREACHABLE)
     refusal.repair()
-    scene.after(refusal.url, LISTENING, UNREACHABLE, LOGIN_REFUSED, BACK)
+    scene.after(refusal.url, LISTENING, UNREACHABLE, BACK)
 
 
 def test_the_queue_is_deleted_while_connected(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real inotify; what it reports is read off the queue."""
 
+import ctypes
 import errno
 import os
 import resource
@@ -237,7 +238,7 @@ def test_no_watch_or_permission(
 
         @staticmethod
         def inotify_add_watch(*arguments: object) -> int:
-            directory_watch.ctypes.set_errno(code)
+            ctypes.set_errno(code)
             return -1
 
     with Staging(str(path)) as staging:

@@ -19,7 +19,7 @@ from tests.unit.delays import DelaysQueue
 from watcher import conf
 from watcher.errors import ConfigError
 from watcher.stats import Stats
-from watcher.triggers import listener
+from watcher.triggers import broker, listener
 from watcher.triggers.connection_log import Event
 from watcher.triggers.listener import Endpoint, NotificationListener, Report, lag_of
 from watcher.triggers.transport import messaging
@@ -228,9 +228,9 @@ class World:
         self.asked = threading.Event()
         self.pollers: list[threading.Thread] = []
         self._end = threading.Event()
-        patch.setattr(listener.messaging, "get_notification_listener", self._make)
-        patch.setattr(listener.broker, "is_rabbit", lambda transport: True)
-        patch.setattr(listener.broker, "consumers", self._consumers)
+        patch.setattr(messaging, "get_notification_listener", self._make)
+        patch.setattr(broker, "is_rabbit", lambda transport: True)
+        patch.setattr(broker, "consumers", self._consumers)
         patch.setattr(listener, "backoff", lambda attempt: 0.01)
         conf = load(directory, "[DEFAULT]\ntransport_url = fake://\n")
         self.notifications = NotificationListener(conf, self.queue, Stats())
@@ -489,7 +489,7 @@ def test_whatever_goes_wrong_the_supervisor_goes_on(
         raise RuntimeError("no listener")
 
     with monkeypatch.context() as failing:
-        failing.setattr(listener.messaging, "get_notification_listener", fail)
+        failing.setattr(messaging, "get_notification_listener", fail)
         world.start(None)
         world.wait_condition("no listener")
     world.wait_condition(None)

@@ -62,7 +62,7 @@ class AuditLog:
         UTF-8), ``image``, ``size`` (bytes on disk), ``trigger``, ``state`` (of the image's row),
         ``latency`` (seconds from event to removal; null in a sweep).
         """
-        now = datetime.now(timezone.utc)
+        now = datetime.now(UTC)
         line = json.dumps(
             {
                 "time": now.isoformat(timespec="milliseconds"),

@@ -153,6 +153,7 @@ class NotificationListener:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
+        self._started = False
         self._try = _Try()
         self._log = ConnectionLog(lambda event, cause: self._try.put(Report(event, cause)))
         self._attempt = 0
@@ -176,12 +177,14 @@ class NotificationListener:
         if (reason := why_not_sent(self._conf)) is not None:
             LOG.warning("%s; %s", *reason)
         self.read_driver_log()
+        self._started = True
         self.supervise()
 
     def supervise(self) -> None:
-        """Start the thread if it doesn't run. Any thread may call it, again and again."""
+        """Start the thread again if it ended. Any thread may call it, again and again."""
         with self._starting:
-            if self._stopping.is_set() or (self._thread is not None and self._thread.is_alive()):
+            alive = self._thread is not None and self._thread.is_alive()
+            if alive or not self._started or self._stopping.is_set():
                 return
             if self._thread is not None:
                 self._lose("the thread that supervises it ended")
