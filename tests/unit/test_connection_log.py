@@ -176,6 +176,7 @@ class Hostile:
 def test_a_wrong_logging_call_does_not_raise(
     read: Read, text: str, args: tuple[object, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    logging.getLogger(LOGGER).handlers = []  # pytest's raise
     read.log.attach()
     logging.getLogger(LOGGER).error(text, *args)
     assert not read.reports and not capsys.readouterr().err
