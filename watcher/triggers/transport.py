@@ -2,23 +2,20 @@
 """oslo.messaging on native threads: import it from here, so that nothing chooses eventlet first."""
 
 import contextlib
-import warnings
 from typing import Any
 
 from oslo_config import cfg
+from oslo_service import backend
 
 from watcher import logs
 from watcher.conf import DISTRIBUTION
 from watcher.errors import ConfigError
 
 logs.quieten()
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # eventlet, which they import where they can, is deprecated
-    from oslo_service import backend
+with contextlib.suppress(ValueError):  # oslo.service 4.1 has none; nothing is to choose then
+    backend.init_backend(backend.BackendType.THREADING)
 
-    with contextlib.suppress(ValueError):  # oslo.service 4.1 has none; nothing is to choose then
-        backend.init_backend(backend.BackendType.THREADING)
-    import oslo_messaging as messaging
+import oslo_messaging as messaging  # noqa: E402
 
 __all__ = ["messaging", "new_transport", "parse_url"]
 
