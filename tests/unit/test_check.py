@@ -320,6 +320,7 @@ def test_one_broker_is_enough(attempts: list[Attempt], results: list[Result]) ->
         ("(530) NOT_ALLOWED - vhost x not found", "correct the virtual host"),
         ("(530) NOT_ALLOWED - access to vhost 'x' refused for user 'y'", "set_permissions"),
         ("transport_url can't be used; no user may have a /", "correct transport_url"),
+        ("[oslo_messaging_rabbit] ssl_ca_file = /no: No such file or directory", "the option"),
     ],
 )
 def test_the_remedy_is_for_what_the_broker_said(cause: str, remedy: str) -> None:

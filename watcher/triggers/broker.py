@@ -80,7 +80,8 @@ def consumers(transport: Any, url: Any, queue: str) -> int:
             if "no queue" in str(error):
                 return 0
         except Exception as error:  # noqa: BLE001 - drivers raise what their libraries raise
-            causes.append(f"{address}: {why_not_connected(error)}")
+            cause = unreadable(transport) or why_not_connected(error)
+            causes.append(f"{address}: {cause}")
     raise ConnectionError("; ".join(causes))
 
 
@@ -89,6 +90,21 @@ def why_not_connected(error: Exception) -> str:
     if isinstance(error, ValueError):  # by the parser of URLs; it quotes parts of a password
         return "transport_url can't be used; no user or password in it may have a /, escaped or not"
     return cause_of(str(error)) or type(error).__name__
+
+
+def unreadable(transport: Any) -> str | None:
+    """The first file of TLS that can't be read, which errors of ssl don't name."""
+    options = transport.conf[GROUP] if GROUP in transport.conf else None
+    if options is not None and options.ssl:
+        for name in ("ssl_ca_file", "ssl_cert_file", "ssl_key_file"):
+            path = getattr(options, name)
+            try:
+                if path:
+                    with open(path, "rb"):
+                        pass
+            except OSError as error:
+                return f"[{GROUP}] {name} = {path}: {error.strerror}"
+    return None
 
 
 def _tls(options: Any, host: str) -> dict[str, Any] | bool:
