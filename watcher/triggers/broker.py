@@ -94,8 +94,10 @@ def why_not_connected(error: Exception) -> str:
 
 def unreadable(transport: Any) -> str | None:
     """The first file of TLS that can't be read, which errors of ssl don't name."""
-    options = transport.conf[GROUP] if GROUP in transport.conf else None
-    if options is not None and options.ssl:
+    if GROUP not in transport.conf:
+        return None
+    options = transport.conf[GROUP]
+    if options.ssl:
         for name in ("ssl_ca_file", "ssl_cert_file", "ssl_key_file"):
             path = getattr(options, name)
             try:
