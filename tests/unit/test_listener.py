@@ -217,6 +217,25 @@ def test_a_bad_transport_url(tmp_path: Path, url: str, reason: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("rabbit://u:s3cr3t@a:1,u:s3cr3t@b:2/v", "a:1, b:2"),
+        ("rabbit://a,b:2/", "a, b:2"),
+        ("rabbit:///", "localhost"),
+        ("rabbit://u:s3c@r3t@a:1/", "a:1"),
+        ("rabbit://u:12/34@a:1/v", "a:1"),
+        ("rabbit://u:12,34@a:1/v", "a:1"),
+    ],
+)
+def test_no_piece_of_a_password_is_named_as_a_broker(tmp_path: Path, url: str, named: str) -> None:
+    made = NotificationListener(
+        load(tmp_path, f"[DEFAULT]\ntransport_url = {url}\n"), WorkQueue(), Stats()
+    )
+    made._lose("refused")
+    assert made.condition == f"broker {named}: refused"
+
+
 class World:
     """A listener without a bus: starts end as the test says, questions are answered as it says."""
 

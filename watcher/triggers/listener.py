@@ -447,7 +447,11 @@ def _spread_reconnects(conf: cfg.ConfigOpts) -> None:
 
 
 def _brokers(url: Any) -> str:
-    names = (f"{host.hostname}:{host.port}" if host.port else host.hostname for host in url.hosts)
+    # A / or , in a password makes its pieces look like hosts.
+    if "@" in (url.virtual_host or ""):
+        return str(url.virtual_host.rpartition("@")[2].partition("/")[0])
+    hosts = [host for host in url.hosts if host.username is not None] or url.hosts
+    names = (f"{host.hostname}:{host.port}" if host.port else host.hostname for host in hosts)
     return ", ".join(names) or "localhost"
 
 
