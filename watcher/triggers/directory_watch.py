@@ -44,6 +44,10 @@ _ENTRY: list[type[FileSystemEvent]] = [
 _DESCRIPTORS = 3  # that watchdog opens for one watch
 _THREADS = 5  # that watchdog starts for two watches, at most
 _IN_CREATE = 0x100
+_LIMITS = {
+    errno.ENOSPC: "inotify watch limit reached",
+    errno.EMFILE: "inotify instance limit reached",
+}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -196,9 +200,10 @@ def _check_limits(path: str) -> None:
     """
     opened = []
     try:
-        opened.append(_checked(_libc.inotify_init1(os.O_CLOEXEC), "inotify instances"))
-        opened += (os.dup(opened[0]) for _ in range(_DESCRIPTORS - 1))
-        _checked(_libc.inotify_add_watch(opened[0], os.fsencode(path), _IN_CREATE), path)
+        for _ in range(_DESCRIPTORS - 1):
+            opened.append(os.open("/", os.O_RDONLY | os.O_CLOEXEC))
+        opened.append(_checked(_libc.inotify_init1(os.O_CLOEXEC)))
+        _checked(_libc.inotify_add_watch(opened[-1], os.fsencode(path), _IN_CREATE))
     finally:
         for descriptor in opened:
             os.close(descriptor)
@@ -216,10 +221,10 @@ def _check_limits(path: str) -> None:
                 thread.join()
 
 
-def _checked(result: int, what: str) -> int:
+def _checked(result: int) -> int:
     if result < 0:
         code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), what)
+        raise OSError(code, _LIMITS.get(code) or os.strerror(code))
     return result
 
 
