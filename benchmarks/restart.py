@@ -5,7 +5,7 @@ chance in their waits."""
 import re
 import time
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 from benchmarks import bus
 from benchmarks.crowd import Crowd, InStep
@@ -121,4 +121,4 @@ def _one(site: Site, count: int, program: type[Program], reads: Reads) -> dict[s
 def _seconds(moment: str | datetime) -> float:
     if isinstance(moment, str):
         moment = datetime.fromisoformat(moment)
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()

@@ -16,13 +16,8 @@ import uuid
 from pathlib import Path
 
 from oslo_config import cfg
-from watchdog.observers.inotify_c import (
-    CallbackId,
-    InotifyConstants,
-    InotifyEvent,
-    InotifyFD,
-    WatchDescriptor,
-)
+from watchdog.events import FileDeletedEvent, FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
 
 from watcher import conf, logs
 from watcher.service import Service
@@ -94,29 +89,21 @@ class ScriptedGlance:
         return self.stage(image, 0)
 
 
-class Removals:
-    """Hears from the kernel at which moment each name left the directory."""
+class Removals(FileSystemEventHandler):
+    """Records the moment at which each name left the directory."""
 
     def __init__(self, directory: Path) -> None:
         self._gone: dict[str, float] = {}
         self._changed = threading.Condition()
-        self._inotify = InotifyFD()
-        self._inotify.start()
-        self._inotify.add_callback(
-            os.fsencode(directory), InotifyConstants.IN_DELETE, self, CallbackId(0)
-        )
+        self._observer = Observer()
+        self._observer.schedule(self, str(directory), event_filter=[FileDeletedEvent])
+        self._observer.start()
 
-    def on_event(self, event: InotifyEvent) -> None:
-        """Called by watchdog for each event."""
+    def on_deleted(self, event: FileSystemEvent) -> None:
+        """Called by watchdog for each removal."""
         with self._changed:
-            self._gone[os.fsdecode(event.name)] = time.monotonic()
+            self._gone[os.path.basename(os.fsdecode(event.src_path))] = time.monotonic()
             self._changed.notify_all()
-
-    def on_watch_deleted(self, wd: WatchDescriptor) -> None:
-        """Called by watchdog at the end."""
-
-    def on_queue_overflow(self) -> None:
-        """Not with these few files."""
 
     def wait(self, name: str) -> float | None:
         """Wait until a name is gone; the moment, or None when it stays."""
@@ -125,8 +112,9 @@ class Removals:
             return self._gone.get(name)
 
     def stop(self) -> None:
-        """Hear no more."""
-        self._inotify.stop()
+        """End the watch."""
+        self._observer.stop()
+        self._observer.join()
 
 
 class Report:

@@ -177,7 +177,9 @@ class Service:
         if isinstance(step, Removal):
             if self._audit is not None:
                 self._audit.record(step)
-        elif isinstance(step, Progress) and self._manager.is_there:
+        elif isinstance(step, Progress) and self._listener is not None:
+            self._listener.supervise()
+        if isinstance(step, Progress) and self._manager.is_there:
             if self._reconciler.swept:
                 self._manager.ready()
             self._manager.status(systemd.status_text(self.stats, self.conditions()))

@@ -60,8 +60,10 @@ def server_of(url: str) -> str:
 def _broker(conf: Config) -> str:
     if not conf[GROUP].notifications:
         return "none, notifications are off"
-    from watcher.triggers.listener import new_transport  # noqa: PLC0415 - only where it is used
-    from watcher.triggers.transport import messaging  # noqa: PLC0415
+    from watcher.triggers.transport import (  # noqa: PLC0415 - only where it is used
+        messaging,
+        new_transport,
+    )
 
     if "oslo_messaging_notifications" not in conf:
         new_transport(conf)  # registers the options

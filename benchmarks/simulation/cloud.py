@@ -13,11 +13,12 @@ from benchmarks.simulation.host import Database, Disk, Host
 from benchmarks.simulation.timeline import Line, Timeline
 from watcher import backoff as jitter
 from watcher.service import TURN_SPREAD
-from watcher.triggers.listener import BIND_TIME, RECONNECT_SPREAD, SWEEP_SPREAD
+from watcher.triggers.listener import RECONNECT_SPREAD, SWEEP_SPREAD
 from watcher.workqueue import File, Sweep
 
 NOWHERE = "00000000-0000-4000-8000-000000000000"  # an image of which no host has a file
 RECONNECT_DELAY = 1.0  # seconds; oslo.messaging's default
+BIND_TIME = 2.0  # seconds until the queue of a connected listener is consumed, at most
 
 
 @dataclass(frozen=True)

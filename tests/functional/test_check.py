@@ -28,7 +28,7 @@ from tests.services.ports import free_port
 from watcher import conf
 from watcher.checks import broker as check_broker
 from watcher.staging.mounts import unit_of
-from watcher.triggers.listener import new_transport
+from watcher.triggers.transport import new_transport, parse_url
 
 STATUS_PROGRAM = PROGRAM.with_name("glance-staging-watcher-status")
 RESULTS = ("ok", "warning", "failure")
@@ -242,16 +242,17 @@ def test_no_declaration_can_make_anything(new_host: Callable[..., Host], vhost: 
     loaded = conf.load(["--config-file", str(host.config_file)])
     before = vhost.content()
     for options in ({}, {"amqp_durable_queues": True}, {"rabbit_quorum_queue": True}):
-        driver = new_transport(loaded)._driver
+        transport = new_transport(loaded)
         for name, value in options.items():
             loaded.set_override(name, value, group="oslo_messaging_rabbit")
-        _, connection = check_broker._connect(driver)
+        _, connection = check_broker._connect(transport, parse_url(loaded))
         assert connection is not None
-        connection.declare_topic_consumer("glance", "info", queue_name="missing")
-        for declare in (connection.declare_exchange, connection.declare_queue):
+        wanted = check_broker._Wanted(loaded, transport.conf.oslo_messaging_rabbit)
+        wanted.queue = "missing"
+        for declare in (wanted.declare_exchange, wanted.declare_queue):
             with pytest.raises(amqp.PreconditionFailed, match="invalid"):
-                declare(passive=False)
-        connection.close()
+                declare(connection.channel(), passive=False)
+        connection.release()
     assert vhost.content() == before
 
 

@@ -42,7 +42,7 @@ INVALID = "without a valid image id"
 
 # Those who may find them in their environment would pay for them at each start.
 UNWANTED = {
-    *("alembic", "eventlet", "glance", "glance_store", "greenlet", "hypothesis", "mypy"),
+    *("alembic", "glance", "glance_store", "greenlet", "hypothesis", "mypy"),
     *("oslo_db", "pytest", "_pytest", "sqlalchemy.orm", "tests"),
     # of metrics, which are off
     *(
@@ -52,7 +52,7 @@ UNWANTED = {
         "watcher.telemetry.metrics",
         "watcher.telemetry.http",
     ),
-    *("confluent_kafka", "watcher.triggers.kafka"),  # of another bus
+    "confluent_kafka",  # of another bus
 }
 
 # Python imports it at its start; then it waits without a wake-up, for who opens the FIFO.

@@ -290,9 +290,9 @@ def test_the_broker_is_heard_of_after_the_log_was_set_up_anew(
     reload(program)
     broker.sync()
     broker.kill()
-    program.wait_for_line("ERROR watcher.triggers.listener [-] Cannot receive notifications")
+    program.wait_for_line("ERROR watcher.triggers.listener [-] Notification listener disconnected")
     broker.start()
-    program.wait_for_line("Notifications can be received again")
+    program.wait_for_line("Notification listener connected again")
     assert not program.lines("ERROR oslo"), program.log
 
 

@@ -2,7 +2,7 @@
 """The test's side of Glance's database: it writes what Glance would."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 import sqlalchemy as sa
 
@@ -89,4 +89,4 @@ def _chunks(ids: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
 
 def _now() -> datetime:
     """Return the time as Glance writes it: in UTC, without saying so."""
-    return datetime.now(UTC).replace(tzinfo=None)
+    return datetime.now(timezone.utc).replace(tzinfo=None)

@@ -156,8 +156,8 @@ class RabbitMQNode(Server):
 class RabbitMQ(RabbitMQNode):
     """A broker that stands alone."""
 
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory, "glance@localhost", PortMapper(directory))
+    def __init__(self, directory: Path, settings: str = "") -> None:
+        super().__init__(directory, "glance@localhost", PortMapper(directory), settings)
 
     def start(self) -> None:
         """Start the broker, as Server.start."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A queue that tells how long keys are to wait."""
+"""A queue that records how long keys are to wait."""
 
 from watcher.workqueue import Key, WorkQueue
 
@@ -10,6 +10,7 @@ class DelaysQueue(WorkQueue):
     def __init__(self) -> None:
         super().__init__()
         self.delays: list[tuple[Key, float]] = []
+        self.replaced: list[Key] = []
 
     def put(
         self,
@@ -20,5 +21,7 @@ class DelaysQueue(WorkQueue):
         since: float | None = None,
         replace: bool = False,
     ) -> None:
-        """Note it."""
+        """Record it."""
         self.delays.append((key, delay))
+        if replace:
+            self.replaced.append(key)

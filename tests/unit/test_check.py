@@ -22,7 +22,7 @@ from watcher.checks.result import Check, Result
 from watcher.cli import check
 from watcher.cli.upgrade import summary
 from watcher.config_files import Unknown
-from watcher.triggers.listener import why_not_connected
+from watcher.triggers.broker import why_not_connected
 
 OK, WARNING, FAILURE = Result.OK, Result.WARNING, Result.FAILURE
 
@@ -265,6 +265,38 @@ def test_waiting(messages: int, consumers: int, topics: int, result: Result, fou
 
 
 @pytest.mark.parametrize(
+    ("there", "version", "result", "found"),
+    [
+        (True, "3.10.8", None, ""),
+        (False, "3.13.7", None, ""),
+        (True, "4.0.5", WARNING, "from 4.3 on; this is 4.0.5"),
+        (False, "4.2.0", WARNING, "from 4.3 on"),
+        (False, "4.3.0", FAILURE, "RabbitMQ 4.3.0 refuses"),
+        (False, "10.0", FAILURE, "RabbitMQ 10.0 refuses"),
+        (True, "4.3.0", None, ""),  # its configuration permits them
+        (False, "", None, ""),
+        (False, "unknown", None, ""),
+    ],
+)
+def test_queues_that_a_later_broker_refuses(
+    there: bool, version: str, result: Result | None, found: str
+) -> None:
+    made = check_queue.transient(there, version)
+    assert (made and made.result) is result
+    assert made is None or (found in made.found and "rabbit_quorum_queue" in str(made.remedy))
+
+
+@pytest.mark.parametrize(
+    ("messages", "consumers", "result"), [(999, 0, None), (1000, 0, WARNING), (10**6, 1, None)]
+)
+def test_a_queue_of_glance_that_fills_up(
+    messages: int, consumers: int, result: Result | None
+) -> None:
+    made = check_queue.unread("notifications.info", messages, consumers)
+    assert (made and made.result) is result
+
+
+@pytest.mark.parametrize(
     ("attempts", "results"),
     [
         ([Attempt("a:1", None)], [OK]),
@@ -288,6 +320,7 @@ def test_one_broker_is_enough(attempts: list[Attempt], results: list[Result]) ->
         ("(530) NOT_ALLOWED - vhost x not found", "correct the virtual host"),
         ("(530) NOT_ALLOWED - access to vhost 'x' refused for user 'y'", "set_permissions"),
         ("transport_url can't be used; no user may have a /", "correct transport_url"),
+        ("[oslo_messaging_rabbit] ssl_ca_file = /no: No such file or directory", "the option"),
     ],
 )
 def test_the_remedy_is_for_what_the_broker_said(cause: str, remedy: str) -> None:

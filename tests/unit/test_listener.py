@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 import logging
+import queue
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -18,8 +19,9 @@ from tests.unit.delays import DelaysQueue
 from watcher import conf
 from watcher.errors import ConfigError
 from watcher.stats import Stats
-from watcher.triggers.connection_log import DriverLog
-from watcher.triggers.listener import BIND_TIME, Endpoint, NotificationListener, lag_of
+from watcher.triggers import broker, listener
+from watcher.triggers.connection_log import Event
+from watcher.triggers.listener import Endpoint, NotificationListener, Report, lag_of
 from watcher.triggers.transport import messaging
 from watcher.workqueue import Image, Key, Sweep, WorkQueue
 
@@ -95,7 +97,7 @@ def test_notifications_that_name_an_image_are_counted_with_their_lag(
     event_type: str, payload: Any, counted: int
 ) -> None:
     stats = Stats()
-    sent = str(datetime.now(UTC).replace(tzinfo=None) - timedelta(seconds=2))
+    sent = str(datetime.now(timezone.utc).replace(tzinfo=None) - timedelta(seconds=2))
     endpoint = Endpoint(WorkQueue(), stats)
     endpoint.info({}, "image.host", event_type, payload, {"timestamp": sent})
     assert (stats.notifications, sum(stats.lag.counts)) == (counted, counted)
@@ -114,7 +116,7 @@ def far_east(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-NOW = datetime(2026, 11, 24, 23, 45, 26, 500000, UTC)
+NOW = datetime(2026, 11, 24, 23, 45, 26, 500000, timezone.utc)
 
 
 @pytest.mark.parametrize(
@@ -215,102 +217,333 @@ def test_a_bad_transport_url(tmp_path: Path, url: str, reason: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-class Heard(NamedTuple):
-    """The driver's log, and what hears of it."""
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("rabbit://u:s3cr3t@a:1,u:s3cr3t@b:2/v", "a:1, b:2"),
+        ("rabbit://a,b:2/", "a, b:2"),
+        ("rabbit:///", "localhost"),
+        ("rabbit://u:s3c@r3t@a:1/", "a:1"),
+        ("rabbit://u:12/34@a:1/v", "a:1"),
+        ("rabbit://u:12,34@a:1/v", "a:1"),
+    ],
+)
+def test_no_piece_of_a_password_is_named_as_a_broker(tmp_path: Path, url: str, named: str) -> None:
+    made = NotificationListener(
+        load(tmp_path, f"[DEFAULT]\ntransport_url = {url}\n"), WorkQueue(), Stats()
+    )
+    made._lose("refused")
+    assert made.condition == f"broker {named}: refused"
 
-    log: DriverLog
-    notifications: NotificationListener
-    queue: DelaysQueue
+
+class World:
+    """A listener without a bus: starts end as the test says, questions are answered as it says."""
+
+    def __init__(self, directory: Path, patch: pytest.MonkeyPatch) -> None:
+        self.queue = DelaysQueue()
+        self.starts: queue.Queue[Exception | None] = queue.Queue()
+        self.made: list[SimpleNamespace] = []
+        self.consumers: int | Exception = 1
+        self.asked = threading.Event()
+        self.pollers: list[threading.Thread] = []
+        self._end = threading.Event()
+        patch.setattr(messaging, "get_notification_listener", self._make)
+        patch.setattr(broker, "is_rabbit", lambda transport: True)
+        patch.setattr(broker, "consumers", self._consumers)
+        patch.setattr(listener, "backoff", lambda attempt: 0.01)
+        conf = load(directory, "[DEFAULT]\ntransport_url = fake://\n")
+        self.notifications = NotificationListener(conf, self.queue, Stats())
+
+    def start(self, *outcomes: Exception | None) -> None:
+        """Start; each try to listen ends so, further ones never end."""
+        for outcome in outcomes:
+            self.starts.put(outcome)
+        self.notifications.start()
+
+    def report(self, event: Event, cause: str = "") -> None:
+        """What oslo.messaging's log says now."""
+        self.notifications._try.put(Report(event, cause))
+
+    def wait_condition(self, cause: str | None) -> None:
+        """Wait until the condition is this cause, or has it in it."""
+
+        def matches() -> bool:
+            found = self.notifications.condition
+            return found is None if cause is None else cause in (found or "")
+
+        wait_for(matches, 10, f"condition {cause}, not {self.notifications.condition}")
+
+    def close(self) -> None:
+        self.notifications.stop()
+        self._end.set()
+
+    def _make(self, *arguments: object, **options: object) -> Any:
+        made = SimpleNamespace(start=self._start, stop=lambda: None, wait=lambda: None, **options)
+        self.made.append(made)
+        return made
+
+    def _start(self, override_pool_size: int) -> None:
+        outcome = self.starts.get()
+        if outcome is not None:
+            raise outcome
+
+        def poll() -> None:
+            end.wait()
+
+        end = threading.Event()
+        thread = threading.Thread(target=poll, name="Thread-1 (_runner)", daemon=True)
+        thread.end = end  # type: ignore[attr-defined]
+        thread.start()
+        self.pollers.append(thread)
+
+    def _consumers(self, *arguments: object) -> int:
+        self.asked.set()
+        if isinstance(self.consumers, Exception):
+            raise self.consumers
+        return self.consumers
 
 
 @pytest.fixture
-def heard(tmp_path: Path) -> Heard:
-    queue = DelaysQueue()
-    made = NotificationListener(
-        load(tmp_path, "[DEFAULT]\ntransport_url = fake://\n"), queue, Stats()
-    )
-    return Heard(DriverLog(lost=made.lost, back=made.back, broken=made.renew), made, queue)
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    made = World(tmp_path, monkeypatch)
+    yield made
+    made.close()
 
 
-def say(handler: logging.Handler, level: int, text: str, *args: object) -> None:
-    record = logging.LogRecord(
-        "oslo_messaging._drivers.impl_rabbit", level, "", 0, text, args, None
-    )
-    handler.emit(record)
+BEGAN = "Notification listener disconnected; sweeps and file events continue: broker localhost: "
+ENDED = "Notification listener connected again"
 
 
-def test_the_drivers_log_becomes_states(heard: Heard, caplog: pytest.LogCaptureFixture) -> None:
+def test_listening_is_said_when_the_queue_has_a_consumer(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO, logger="watcher")
-    handler, queue = heard.log, heard.queue
-    prefix = f"[{ID}] "
-    for seconds in (1, 3, 5):
-        say(
-            handler,
-            logging.ERROR,
-            f"{prefix}AMQP server on 127.0.0.1:5672 is unreachable: [Errno 111] ECONNREFUSED. "
-            f"Trying again in {seconds} seconds.",
-        )
-    say(handler, logging.ERROR, "The broker has blocked the connection: %s", "memory")
-    say(handler, logging.WARNING, "something else")
-    say(handler, logging.INFO, f"{prefix}Reconnected to AMQP server on 127.0.0.1:5672 via [amqp]")
-    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
-        (
-            "ERROR",
-            "Cannot receive notifications, sweeps and file events go on: broker localhost: "
-            "[Errno 111] ECONNREFUSED",
-        ),
-        ("INFO", "Notifications can be received again"),
+    world.consumers = 0
+    assert world.notifications.condition == "not connected yet"
+    world.start(None)
+    assert world.asked.wait(10)
+    assert world.notifications.condition == "not connected yet"
+    assert not world.queue.delays and "Listening" not in caplog.text
+    world.consumers = 1
+    world.wait_condition(None)
+    assert world.queue.delays == [(Sweep(), 0.0)]
+    assert [m for m in caplog.messages if "Listening" in m] == [
+        f"Listening for notifications in queue {world.notifications._pool}"
     ]
-    assert [key for key, _ in queue.delays] == [Sweep(1)]
 
 
-def test_the_sweep_after_a_reconnect_is_at_any_time_of_ten_seconds_but_the_first_two(
-    heard: Heard,
+def test_no_consumer_is_a_fault_after_a_while(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    heard.notifications.back()
-    assert heard.queue.delays == [(Sweep(), 0.0)], "nothing was away, nobody comes back in step"
-    del heard.queue.delays[:]
-    for _ in range(200):
-        say(heard.log, logging.ERROR, "AMQP server on host:5672 is unreachable: refused")
-        say(heard.log, logging.INFO, "Reconnected to AMQP server on host:5672")
-    delays = {delay for _, delay in heard.queue.delays}
-    assert len(delays) == 200
-    assert 2 <= min(delays) < 3 and 9 < max(delays) <= 10
+    monkeypatch.setattr(listener, "CONSUME_TIME", 0.05)
+    world.consumers = 0
+    world.start(None)
+    pool = world.notifications._pool
+    world.wait_condition(f"connected, but the queue {pool} can't be consumed: it has no consumer")
+    world.consumers = 1
+    world.wait_condition(None)
+    assert [m for m in caplog.messages if m.startswith(BEGAN)], caplog.text
 
 
-def test_no_earlier_sweep_takes_the_place_of_that_after_a_reconnect(heard: Heard) -> None:
-    """The earlier one sees nothing of what is sent until the queue is bound again."""
-    for _ in range(3):
-        heard.notifications.lost("refused")
-        heard.notifications.back()
-    now = [0.0]
-    queue = WorkQueue(lambda: now[0])
-    queue.put(Sweep(), delay=1)
-    for key, delay in heard.queue.delays:
-        queue.put(key, delay=delay)
-    now[0] = BIND_TIME - 0.1
-    assert queue.take().keys() == {Sweep()}
-    now[0] = 10.0
-    assert queue.take().keys() == {Sweep(1), Sweep(2), Sweep(3)}
-
-
-def test_the_thread_that_makes_listeners_is_heard_on(
-    heard: Heard, monkeypatch: pytest.MonkeyPatch
+def test_a_queue_without_a_consumer_gets_another_listener(
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A listener may fail within its start, which is in that thread."""
-    monkeypatch.setattr(heard.notifications, "_thread", threading.current_thread())
-    heard.notifications.renew()
-    assert heard.notifications._broken.is_set(), "another takes its place"
-    heard.notifications.back()
-    assert heard.queue.delays == [(Sweep(), 0.0)]
+    monkeypatch.setattr(listener, "RENEW_INTERVAL", 0.05)
+    world.consumers = 0
+    world.start(None, None)
+    wait_for(lambda: len(world.made) == 2, 10, "another")
+    world.consumers = 1
+    world.wait_condition(None)
 
 
-def test_the_first_connection_after_an_outage_is_a_reconnect_too(heard: Heard) -> None:
+def test_public_options_of_the_listener(world: World) -> None:
+    world.start(None)
+    world.wait_condition(None)
+    assert world.made[0].executor == "threading"
+    assert world.made[0].pool == world.notifications._pool
+
+
+def test_a_lost_broker_and_its_return(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="watcher.triggers.listener")
+    world.start(None)
+    world.wait_condition(None)
+    world.queue.delays.clear()
+    world.consumers = ConnectionError("refused")
+    for cause in ("[Errno 111] ECONNREFUSED", "[Errno 104] reset", "[Errno 111] ECONNREFUSED"):
+        world.report(Event.LOST, cause)
+    world.wait_condition("reset")
+    world.report(Event.RECONNECTED)
+    world.wait_condition("refused")
+    assert not world.queue.delays, "a line of the log isn't proof"
+    world.consumers = 1
+    world.wait_condition(None)
+    [(key, delay)] = world.queue.delays
+    assert key == Sweep() and 0 <= delay <= 8
+    assert world.queue.replaced == [Sweep()], "an earlier sweep may see too little"
+    told = [m for m in caplog.messages if "Listening" not in m and "driver" not in m]
+    assert told == [f"{BEGAN}[Errno 111] ECONNREFUSED", ENDED]
+
+
+def test_a_reconnect_without_a_word_of_loss_is_followed_by_a_sweep(world: World) -> None:
+    world.start(None)
+    world.wait_condition(None)
+    world.queue.delays.clear()
+    world.report(Event.RECONNECTED)
+    wait_for(lambda: world.queue.replaced == [Sweep()], 10, "a sweep")
+    world.wait_condition(None)
+
+
+def test_hosts_spread_their_sweeps(world: World) -> None:
+    world.start(None)
+    world.wait_condition(None)
+    world.queue.delays.clear()
+    for number in range(1, 51):
+        world.report(Event.RECONNECTED)
+        wait_for(lambda: len(world.queue.delays) == number, 10, "a sweep")  # noqa: B023
+    delays = {delay for _, delay in world.queue.delays}
+    assert len(delays) == 50 and max(delays) - min(delays) > 4
+
+
+def test_the_first_connection_after_an_outage_is_a_reconnect_too(world: World) -> None:
     """Hosts that were started meanwhile wait for the same broker."""
-    heard.notifications.lost("refused")
-    heard.notifications.back()
-    [(_, delay)] = heard.queue.delays
-    assert delay > 0
+    world.start()
+    world.report(Event.LOST, "refused")
+    world.wait_condition("refused")
+    world.starts.put(None)
+    world.wait_condition(None)
+    assert world.queue.replaced == [Sweep()]
+
+
+def test_a_refused_queue_is_one_lasting_fault(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """RabbitMQ 4.3: oslo.messaging connects and is refused in turn, within its start."""
+    caplog.set_level(logging.INFO, logger="watcher.triggers.listener")
+    world.start()
+    text = "Queue.declare: (541) INTERNAL_ERROR - transient non-exclusive queues are not permitted"
+    for _ in range(5):
+        world.report(Event.REFUSED, text)
+        world.report(Event.LOST, "the connection was lost")
+        world.report(Event.RECONNECTED)
+    remedy = "set [oslo_messaging_rabbit] amqp_durable_queues or rabbit_quorum_queue in Glance's"
+    world.wait_condition(f"can't be consumed: {text}; {remedy} file")
+    assert "was lost" not in str(world.notifications.condition)
+    assert sum(m.startswith(f"{BEGAN}connected, but the queue") for m in caplog.messages) == 1
+    assert ENDED not in caplog.messages and not world.queue.delays
+
+
+def test_a_refusal_that_follows_another_declaration_names_the_first(world: World) -> None:
+    world.start()
+    exchange = "inequivalent arg 'durable' for exchange 'glance'"
+    wait_for(lambda: bool(world.made), 10, "a listener")
+    world.report(Event.CONFLICT, exchange)
+    world.starts.put(RuntimeError("invalid property 'non-durable' for queue 'q'"))
+    world.wait_condition(f"{exchange}; the exchange is older")
+    assert "queue 'q'" not in str(world.notifications.condition)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("can't start new thread"), OSError("refused"), ValueError("s3cr3t")]
+)
+def test_a_failed_start_is_tried_again_with_a_new_listener(
+    world: World, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.start(error)
+    world.wait_condition(BEGAN.rpartition(": broker")[2].strip())
+    assert "s3cr3t" not in caplog.text
+    wait_for(lambda: len(world.made) == 2, 10, "another listener")
+    world.starts.put(None)
+    world.wait_condition(None)
+
+
+@pytest.mark.parametrize(
+    ("cause", "lines"), [("the thread that polls for messages fails: E", 1), ("", 0)]
+)
+def test_a_broken_listener_is_replaced(
+    world: World, cause: str, lines: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.start(None, None)
+    world.wait_condition(None)
+    world.queue.delays.clear()
+    world.report(Event.BROKEN, cause)
+    wait_for(lambda: len(world.made) == 2, 10, "another listener")
+    world.wait_condition(None)
+    assert world.queue.replaced == [Sweep()]
+    assert sum(m.startswith(BEGAN) for m in caplog.messages) == lines
+
+
+def test_a_poller_that_ended_is_a_fault_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(listener, "LOOK_INTERVAL", 0.01)
+    world.start(None)
+    world.wait_condition(None)
+    world.pollers[0].end.set()  # type: ignore[attr-defined]
+    world.wait_condition("the thread that polls for messages ended")
+    assert f"{BEGAN}the thread that polls for messages ended" in caplog.messages
+    world.starts.put(None)
+    world.wait_condition(None)
+
+
+def test_no_free_thread_is_a_fault_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as refusing:
+        refusing.setattr(threading.Thread, "start", refuse)
+        world.start(None)
+        world.notifications.supervise()
+    assert caplog.messages.count(f"{BEGAN}can't start new thread") == 1
+    assert "can't start new thread" in str(world.notifications.condition)
+    world.notifications.supervise()
+    world.wait_condition(None)
+
+
+def test_whatever_goes_wrong_the_supervisor_goes_on(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*arguments: object, **options: object) -> Any:
+        raise RuntimeError("no listener")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(messaging, "get_notification_listener", fail)
+        world.start(None)
+        world.wait_condition("no listener")
+    world.wait_condition(None)
+    assert sum(m.startswith(BEGAN) for m in caplog.messages) == 1
+
+
+def test_a_supervisor_that_ended_is_a_fault_and_started_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end() -> None:
+        pass
+
+    with monkeypatch.context() as ending:
+        ending.setattr(world.notifications, "_run", end)
+        world.start(None)
+        thread = world.notifications._thread
+        assert thread is not None
+        thread.join()
+    world.notifications.supervise()
+    world.wait_condition(None)
+    assert world.queue.replaced == [Sweep()]
+
+
+def test_a_question_that_fails_is_a_fault(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing in the log of oslo.messaging says that the broker is away."""
+    monkeypatch.setattr(listener, "CHECK_INTERVAL", 0.01)
+    monkeypatch.setattr(listener, "LOOK_INTERVAL", 0.01)
+    world.start(None)
+    world.wait_condition(None)
+    world.queue.delays.clear()
+    world.consumers = ConnectionError("host:5672: [Errno 111] refused")
+    world.wait_condition("host:5672: [Errno 111] refused")
+    world.consumers = 1
+    world.wait_condition(None)
+    assert world.queue.replaced == [Sweep()]
 
 
 def test_each_process_tries_to_reconnect_at_intervals_of_its_own(tmp_path: Path) -> None:
@@ -340,71 +573,6 @@ def test_the_next_node_of_a_cluster_is_chosen_by_chance_unless_told(tmp_path: Pa
         assert conf.oslo_messaging_rabbit.kombu_failover_strategy == strategy
 
 
-def test_a_node_is_no_loss_while_others_are_left_to_be_tried(heard: Heard) -> None:
-    failed = "Connection failed: [Errno 111] Connection refused (retrying in %s seconds)"
-    say(heard.log, logging.ERROR, failed, 0)
-    assert heard.notifications.condition == "not connected yet"
-    say(heard.log, logging.ERROR, failed, 1.0)
-    assert "Connection refused" in (heard.notifications.condition or "")
-
-
-def test_what_makes_the_broker_unreachable_is_told_once_but_each_refusal_is(
-    heard: Heard, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.ERROR, logger="watcher")
-    handler = heard.log
-    for text in (
-        "AMQP server on host:5672 is unreachable: <RecoverableConnectionError: unknown error>",
-        "Connection failed: [Errno -2] Name or service not known (retrying in 3.0 seconds)",
-        "AMQP server host:5672 closed the connection. Check login credentials: Socket closed",
-        "AMQP server on host:5672 is unreachable: (0, 0): (320) CONNECTION_FORCED - shutdown",
-        "Failed to consume message from queue: (0, 0): (403) ACCESS_REFUSED - Login was refused",
-    ):
-        say(handler, logging.ERROR, text)
-    assert [record.getMessage().partition("go on: ")[2] for record in caplog.records] == [
-        "broker localhost: the connection was lost",
-        "broker localhost: (403) ACCESS_REFUSED - Login was refused",
-    ]
-
-
-def test_a_broken_listener_is_heard_no_more(heard: Heard, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, logger="watcher")
-    handler, queue = heard.log, heard.queue
-
-    def listener() -> None:
-        say(handler, logging.ERROR, "Failed to consume message from queue: (530) NOT_ALLOWED - x")
-        say(handler, logging.ERROR, "AMQP server on host:1 is unreachable: reset")
-        say(handler, logging.INFO, "Reconnected to AMQP server on host:1")
-
-    thread = threading.Thread(target=listener)
-    thread.start()
-    thread.join()
-    assert len(caplog.records) == 1
-    assert heard.notifications._broken.is_set(), "another takes its place"
-    heard.notifications.back()
-    assert caplog.messages[1:] == ["Notifications can be received again"]
-    assert [key for key, _ in queue.delays] == [Sweep(1)]
-
-
-def test_a_duplicate_which_is_never_acknowledged_goes_to_another_listener(
-    heard: Heard, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO, logger="watcher")
-    handler = heard.log
-    say(handler, logging.ERROR, "ignoring duplicate message %s", None)
-    assert heard.notifications._broken.is_set()
-    assert not caplog.records
-
-
-def test_others_text_is_one_short_printable_line(
-    heard: Heard, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG, logger="watcher")
-    say(heard.log, logging.WARNING, 'Unknown priority "%s"', "\n\x1b[2Jerror\u2028" * 9999)
-    (text,) = caplog.messages
-    assert text.isprintable() and len(text) < 600
-
-
 def test_a_notification_on_the_bus_reaches_the_queue(tmp_path: Path) -> None:
     configuration = load(
         tmp_path,
@@ -423,6 +591,7 @@ def test_a_notification_on_the_bus_reaches_the_queue(tmp_path: Path) -> None:
     notifier.info({}, "image.delete", {"id": ID})
     assert queue.take().keys() == {Image(ID)}
     notifications.stop()
+    assert notifications._thread is not None
     notifications._thread.join(10)
     assert not notifications._thread.is_alive()
     wait_for(lambda: sum(stats.lag.counts) == 1, 10, "the lag, by oslo.messaging's own timestamp")
@@ -433,7 +602,12 @@ def test_a_notification_on_the_bus_reaches_the_queue(tmp_path: Path) -> None:
     [
         ("", "driver is not set"),
         ("[oslo_messaging_notifications]\ndriver =\n", "driver is not set"),
-        ("[oslo_messaging_notifications]\ndriver = noop\n", "driver is not set"),
+        ("[oslo_messaging_notifications]\ndriver = noop\n", "driver = noop sends none"),
+        ("[oslo_messaging_notifications]\ndriver = log\n", "driver = log sends none"),
+        ("[oslo_messaging_notifications]\ndriver = test\n", "driver = test sends none"),
+        ("[oslo_messaging_notifications]\ndriver = messagngv2\n", "messagngv2 is unknown"),
+        ("[oslo_messaging_notifications]\ndriver = log\ndriver = messaging\n", None),
+        ("[oslo_messaging_notifications]\ndriver = routing\n", None),
         (
             "[DEFAULT]\ndisabled_notifications = image.delete\n"
             "[oslo_messaging_notifications]\ndriver = messagingv2\n",
@@ -456,7 +630,7 @@ def test_a_warning_when_glance_sends_nothing(
 ) -> None:
     configuration = load(tmp_path, f"{text}[staging_watcher]\n")
     notifications = NotificationListener(configuration, WorkQueue(), Stats())
-    notifications._thread.start = lambda: None  # type: ignore[method-assign]
+    notifications.supervise = lambda: None  # type: ignore[method-assign]
     with caplog.at_level(logging.WARNING, logger="watcher"):
         notifications.start()
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks of the message broker, which change nothing there.
 
-What exists is looked up by passive declarations. They tell nothing of durability, so what exists
+What exists is looked up by passive declarations. They say nothing of durability, so what exists
 is then declared as oslo.messaging would, with one argument more that no broker takes for a new
-one: it says what differs, and could make nothing even if what was there has just gone.
+one: it says what differs, and could create nothing even if what was there has just been deleted.
 """
 
 import re
@@ -11,26 +11,23 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from amqp.exceptions import AccessRefused, AMQPError, NotFound, PreconditionFailed
+from kombu import Connection
 from oslo_config import cfg
 
-from watcher.checks.queue import Declared, difference, exchange, queue, waiting
+from watcher.checks.queue import Declared, difference, exchange, queue, transient, unread, waiting
 from watcher.checks.result import Check, Result
 from watcher.conf import GROUP
 from watcher.errors import ConfigError
-from watcher.triggers.connection_log import DriverLog, cause_of
-from watcher.triggers.listener import is_kafka, new_transport, why_not_connected
-from watcher.triggers.transport import messaging
-
-from oslo_messaging._drivers import common, impl_rabbit  # isort: skip - after watcher.bus
-
-ANSWER_TIMEOUT = 10  # seconds
+from watcher.triggers import broker
+from watcher.triggers.connection_log import cause_of
+from watcher.triggers.transport import new_transport, parse_url
 
 # of a wrong type, or for another kind of queue
 _NEVER_MADE = {"exchange": {"alternate-exchange": 0}, "queue": {"x-max-age": 0}}
 
-
 # by a pattern of the cause
 _REMEDIES = {
+    r"ssl_\w+_file": "correct the option, or let the user that runs the watcher read the file",
     r"transport_url": "correct transport_url",
     r"\(403\)|Login was refused": "correct user and password in transport_url",
     r"vhost .* not found": "correct the virtual host at the end of transport_url",
@@ -53,30 +50,25 @@ def checks(conf: cfg.ConfigOpts) -> Iterator[Check]:
         yield Check("broker", Result.OK, "not asked: [staging_watcher] notifications is false")
         return
     try:
-        driver = new_transport(conf)._driver
+        transport = new_transport(conf)
+        url = parse_url(conf)
     except ConfigError as error:
         yield Check("broker", Result.FAILURE, str(error), "correct transport_url in the file")
         return
-    if is_kafka(conf):
-        from watcher.checks import kafka  # noqa: PLC0415 - its library is an extra
-
-        yield from kafka.checks(conf, driver)
+    if not broker.is_rabbit(transport):
+        yield not_checked(url.transport)
         return
-    if not isinstance(driver, impl_rabbit.RabbitDriver):
-        yield not_checked(driver._url.transport)
-        return
-    # Its lines become DEBUG lines; what they say is told here.
-    DriverLog(lost=lambda cause: None, back=lambda: None, broken=lambda: None).attach()
-    attempts, connection = _connect(driver)
-    yield from brokers(attempts, driver._url.virtual_host or "/")
+    attempts, connection = _connect(transport, url)
+    vhost = url.virtual_host or "/"
+    yield from brokers(attempts, vhost)
     if connection is None:
         return
     try:
-        yield from _look(conf, connection, driver)
+        yield from _look(conf, _Wanted(conf, transport.conf[broker.GROUP]), connection, vhost)
     except (AMQPError, OSError) as error:
         yield Check("broker", Result.FAILURE, cause_of(str(error)), "see the log of the broker")
     finally:
-        connection.close()
+        connection.release()
 
 
 def not_checked(scheme: str) -> Check:
@@ -84,7 +76,7 @@ def not_checked(scheme: str) -> Check:
     return Check(
         "broker",
         Result.WARNING,
-        f"{scheme}:// is not checked; only rabbit:// and kafka:// can be",
+        f"{scheme}:// is not checked; only rabbit:// can be",
         "see in the service's log whether it listens for notifications",
     )
 
@@ -115,101 +107,114 @@ def remedy(cause: str) -> str:
     )
 
 
-class _Connection(impl_rabbit.Connection):  # type: ignore[misc]
-    """oslo.messaging's own connection, which gives up at once and declares nothing by itself."""
+class _Wanted:
+    """Exchange and queue as oslo.messaging declares them for the watcher."""
 
-    wanted: Any
+    def __init__(self, conf: cfg.ConfigOpts, rabbit: Any) -> None:
+        self.exchange = conf[GROUP].exchange or conf.control_exchange
+        self.queue = conf[GROUP].pool
+        self.quorum: bool = rabbit.rabbit_quorum_queue
+        self.durable: bool = rabbit.amqp_durable_queues or self.quorum
+        self._auto_delete: bool = rabbit.amqp_auto_delete
+        self._arguments: dict[str, Any] = {}
+        if rabbit.rabbit_ha_queues:
+            self._arguments["x-ha-policy"] = "all"
+        if self.quorum:
+            self._arguments["x-queue-type"] = "quorum"
+            for argument, value in (
+                ("x-delivery-limit", rabbit.rabbit_quorum_delivery_limit),
+                ("x-max-in-memory-length", rabbit.rabbit_quorum_max_memory_length),
+                ("x-max-in-memory-bytes", rabbit.rabbit_quorum_max_memory_bytes),
+            ):
+                if value:
+                    self._arguments[argument] = value
 
-    def ensure_connection(self) -> None:
-        """Connect, called by the constructor."""
-        limits = {"read_timeout": ANSWER_TIMEOUT, "write_timeout": ANSWER_TIMEOUT}
-        self.connection.transport_options.update(limits)
-        self.connection.ensure_connection(errback=_give_up)
-
-    def declare_consumer(self, consumer: Any) -> None:
-        """Keep what oslo.messaging would declare now."""
-        self.wanted = consumer
-
-    def declare_exchange(self, **how: object) -> None:
-        """Declare the exchange of a consumer, as it would."""
-        self.connection.channel().exchange_declare(
-            self.wanted.exchange_name,
-            self.wanted.type,
-            durable=self.wanted.durable,
-            auto_delete=self.wanted.exchange_auto_delete,
+    def declare_exchange(self, channel: Any, *, passive: bool) -> None:
+        """Declare the exchange; it isn't created."""
+        channel.exchange_declare(
+            self.exchange,
+            "topic",
+            passive=passive,
+            durable=self.durable,
+            auto_delete=self._auto_delete,
             arguments=_NEVER_MADE["exchange"],
-            **how,
         )
 
-    def declare_queue(self, **how: object) -> Any:
-        """Declare the queue of a consumer, as it would."""
-        return self.connection.channel().queue_declare(
-            self.wanted.queue_name,
-            durable=self.wanted.durable,
-            auto_delete=self.wanted.queue_auto_delete,
-            arguments=self.wanted.queue_arguments | _NEVER_MADE["queue"],
-            **how,
+    def declare_queue(self, channel: Any, *, passive: bool) -> None:
+        """Declare the queue; it isn't created."""
+        channel.queue_declare(
+            self.queue,
+            passive=passive,
+            durable=self.durable,
+            auto_delete=self._auto_delete,
+            arguments=self._arguments | _NEVER_MADE["queue"],
         )
 
 
-def _give_up(error: Exception, interval: float) -> None:
-    raise error
-
-
-def _connect(driver: Any) -> tuple[list[Attempt], _Connection | None]:
+def _connect(transport: Any, url: Any) -> tuple[list[Attempt], Connection | None]:
     """Try each broker of the URL; a connection to the first that lets us in."""
-    url = driver._url
     attempts: list[Attempt] = []
-    first: _Connection | None = None
-    for host in url.hosts or [None]:
-        one = url
-        if host is not None:
-            one = messaging.TransportURL(
-                driver.conf, url.transport, url.virtual_host, [host], url.query
-            )
+    first: Connection | None = None
+    try:
+        connections = broker.connections(transport, url)
+    except ValueError as error:
+        return [Attempt("transport_url", broker.why_not_connected(error))], None
+    for address, connection in connections:
         try:
-            connection = _Connection(driver.conf, one, common.PURPOSE_LISTEN)
+            connection.connect()
         except Exception as error:  # noqa: BLE001 - drivers raise what their libraries raise
-            attempts.append(Attempt(_address(host), why_not_connected(error)))
+            cause = broker.unreadable(transport) or broker.why_not_connected(error)
+            attempts.append(Attempt(address, cause))
+            connection.release()
             continue
-        attempts.append(Attempt(_address(host), None))
+        attempts.append(Attempt(address, None))
         if first is None:
             first = connection
         else:
-            connection.close()
+            connection.release()
     return attempts, first
 
 
-def _address(host: Any) -> str:
-    name = (host and host.hostname) or "localhost"
-    port = (host and host.port) or 5672
-    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
-
-
-def _look(conf: cfg.ConfigOpts, connection: _Connection, driver: Any) -> Iterator[Check]:
-    options = conf[GROUP]
-    connection.declare_topic_consumer(
-        options.exchange or driver._default_exchange, "info", queue_name=options.pool
-    )
-    wanted = connection.wanted
-    source = _declared(connection, wanted.exchange_name, connection.declare_exchange)
+def _look(
+    conf: cfg.ConfigOpts, wanted: _Wanted, connection: Connection, vhost: str
+) -> Iterator[Check]:
+    source = _declared(wanted, wanted.exchange, wanted.declare_exchange, connection)
     yield exchange(source)
-    state = _declared(connection, wanted.queue_name, connection.declare_queue)
-    yield queue(state, driver._url.virtual_host or "/", source.difference)
+    state = _declared(wanted, wanted.queue, wanted.declare_queue, connection)
+    yield queue(state, vhost, source.difference)
+    if not wanted.durable:
+        version = str(connection.connection.server_properties.get("version", ""))
+        if (check := transient(state.there, version)) is not None:
+            yield check
     if state.there:
-        counted = connection.declare_queue(passive=True)
-        topics = options.topics or conf.oslo_messaging_notifications.topics
-        yield waiting(wanted.queue_name, counted.message_count, counted.consumer_count, len(topics))
+        topics = conf[GROUP].topics or conf.oslo_messaging_notifications.topics
+        yield waiting(wanted.queue, *_counts(connection, wanted.queue), len(topics))
+    for topic in conf.oslo_messaging_notifications.topics:
+        name = f"{topic}.info"
+        try:
+            messages, consumers = _counts(connection, name)
+        except NotFound:
+            continue
+        if (check := unread(name, messages, consumers)) is not None:
+            yield check
 
 
-def _declared(connection: _Connection, name: str, declare: Callable[..., Any]) -> Declared:
+def _counts(connection: Connection, name: str) -> tuple[int, int]:
+    """Messages and consumers of a queue."""
+    declared = connection.channel().queue_declare(name, passive=True)
+    return declared.message_count, declared.consumer_count
+
+
+def _declared(
+    wanted: _Wanted, name: str, declare: Callable[..., None], connection: Connection
+) -> Declared:
     try:
-        declare(passive=True)
+        declare(connection.channel(), passive=True)
     except NotFound:
         return Declared(name, there=False)
     different, refused = None, None
     try:
-        declare(passive=False)
+        declare(connection.channel(), passive=False)
     except PreconditionFailed as error:
         different = difference(str(error))
     except AccessRefused as error:
@@ -219,8 +224,8 @@ def _declared(connection: _Connection, name: str, declare: Callable[..., Any]) -
     return Declared(
         name,
         there=True,
-        durable=connection.wanted.durable,
-        quorum=connection.rabbit_quorum_queue,
+        durable=wanted.durable,
+        quorum=wanted.quorum,
         difference=different,
         refused=refused,
     )

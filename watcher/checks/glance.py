@@ -11,7 +11,8 @@ from watcher.checks.result import Check, Result
 from watcher.conf import GROUP, Config, watcher_opts
 from watcher.config_files import Unknown
 from watcher.errors import ConfigError
-from watcher.triggers.listener import EVENT_TYPE, new_transport, why_not_sent
+from watcher.triggers.listener import EVENT_TYPE, why_not_sent
+from watcher.triggers.transport import new_transport
 
 
 def configuration(conf: Config) -> Iterator[Check]:
@@ -50,7 +51,7 @@ def options(unknown: list[Unknown]) -> Iterator[Check]:
 
 
 def notifications(conf: cfg.ConfigOpts) -> Iterator[Check]:
-    """Whether Glance sends what the watcher listens to, as far as Glance's file tells."""
+    """Whether Glance sends what the watcher listens to, as far as Glance's file says."""
     if not conf[GROUP].notifications:
         yield Check(
             "notifications",
@@ -62,7 +63,7 @@ def notifications(conf: cfg.ConfigOpts) -> Iterator[Check]:
     try:
         new_transport(conf)  # registers the options
     except ConfigError:
-        pass  # told of the broker
+        pass  # reported as the broker
     else:
         yield sent(
             why_not_sent(conf),

@@ -173,3 +173,46 @@ def waiting(name: str, messages: int, consumers: int, topics: int) -> Check:
             "and message-ttl limits the queue",
         )
     return Check("messages", Result.OK, text)
+
+
+def transient(there: bool, version: str) -> Check | None:
+    """Whether the broker lets the queue be created, which is neither durable nor exclusive.
+
+    :param there: it exists, so this broker does
+    :param version: of RabbitMQ
+    """
+    remedy = (
+        "set [oslo_messaging_rabbit] rabbit_quorum_queue = true or amqp_durable_queues = true in "
+        "Glance's file, then delete the exchange and the watcher's queue while all who use them "
+        "are stopped"
+    )
+    found = re.match(r"(\d+)\.(\d+)", version)
+    release = (int(found[1]), int(found[2])) if found else (0, 0)
+    if (4, 0) <= release < (4, 3):
+        return Check(
+            "transient",
+            Result.WARNING,
+            f"RabbitMQ refuses queues that are not durable from 4.3 on; this is {version}",
+            remedy,
+        )
+    if release < (4, 3) or there:
+        return None
+    return Check(
+        "transient",
+        Result.FAILURE,
+        f"RabbitMQ {version} refuses queues that are not durable, unless its configuration permits "
+        "transient_nonexcl_queues; no notification can be received",
+        remedy,
+    )
+
+
+def unread(name: str, messages: int, consumers: int) -> Check | None:
+    """Whether a queue that Glance itself declares fills up; None when it doesn't."""
+    if consumers or messages < MANY:
+        return None
+    return Check(
+        "unread",
+        Result.WARNING,
+        f"{messages:,} messages wait in queue {name}, which nobody reads: it fills up the broker",
+        "a policy with max-length or message-ttl for it; docs/operation.md shows one",
+    )

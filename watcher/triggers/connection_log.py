@@ -1,84 +1,174 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What oslo.messaging tells of its connection, which it tells in its log only.
+"""The state of oslo.messaging's connection, which it reports in its log only.
 
-It tries for ever to reach a broker and doesn't say so to its caller, nor when it is back. So its
-log is read here and becomes calls; its lines, one for each try, go on as DEBUG lines.
+It tries to reach a broker without end and says so neither to its caller nor when it is back. So
+its log is read here; its lines, one for each try, continue as DEBUG lines. Which lines it writes
+is not a public interface: tests/unit/test_connection_log.py compares them with the installed
+library, and setup.cfg has an upper bound for it.
 """
 
+import enum
 import logging
 import re
+import threading
+import weakref
 from collections.abc import Callable
 
 from oslo_log import log
 
 LOG = log.getLogger(__name__)
 
-# oslo.log calls its loggers for oslo_x "oslo.x"; others keep the name of the module.
+# oslo.log calls its loggers for oslo_x "oslo.x"; others keep the name of the module. Each by its
+# full name, since default_log_levels or a logging file may have set that one.
 _LOGGERS = (
-    "oslo_messaging",
-    "oslo.messaging",
+    *(
+        f"{package}{module}"
+        for package in ("oslo_messaging", "oslo.messaging")
+        for module in (
+            "",
+            "._drivers",
+            "._drivers.amqpdriver",
+            "._drivers.base",
+            "._drivers.common",
+            "._drivers.impl_kafka",
+            "._drivers.impl_rabbit",
+            ".notify",
+            ".notify.dispatcher",
+            ".notify.listener",
+            ".server",
+        )
+    ),
     "oslo_utils.excutils",
     "oslo.utils.excutils",
     "kombu",
+    "kombu.connection",
     "amqp",
+    "amqp.connection.Connection.heartbeat_tick",
 )
-_BACK = "Reconnected to AMQP server"
+
+RECONNECTED = "Reconnected to AMQP server"
+UNREACHABLE = " is unreachable: "
+CLOSED = " closed the connection"
+FAILED = "Connection failed: "
+CANNOT_CONSUME = "Failed to consume message from queue: "
+CONFLICT = " could not be declared probably because of conflicting configurations: "
+INTERNAL_ERROR = "Internal amqp error (541) "
+DUPLICATE = "ignoring duplicate message"
+RAISED = "Unexpected exception occurred"
+NEXT_NODE = "(retrying in 0 seconds)"
+
+#: name of the thread that polls for messages, as Python makes it from the name of its function
+POLLER = "(_runner)"
+
 _LOST = re.compile(
-    r"AMQP server on \S+ is unreachable: |AMQP server \S+ closed the connection[^:]*: "
-    r"|Connection failed: |Failed to consume message from queue: "
+    rf"AMQP server on \S+{UNREACHABLE}|AMQP server \S+{CLOSED}[^:]*: |{FAILED}|{CANNOT_CONSUME}"
 )
-_NEXT = "(retrying in 0 seconds)"  # with another node of the cluster
-_BROKEN = "Failed to consume"
-_UNACKNOWLEDGED = "ignoring duplicate message"
+_REFUSED = re.compile(rf"{re.escape(INTERNAL_ERROR)}.*error message: \[(.*)\]")
 _FRAME = re.compile(r"^\[[0-9a-f-]{36}\] |[. ]*(Trying again in|\(retrying in).*$")
 _WRAPPED = re.compile(r"^Unable to connect to AMQP server on .* tries: |\(0, 0\): ")
-_KAFKA = re.compile(r'^KafkaError\{.*?str="(.*)"\}$')
 _LOST_CONNECTION = re.compile(r"<\w+: unknown error>")  # what amqp says of a closed socket
+_SECRET = re.compile(r"://\S*@")
 _LONGEST = 500  # characters of others' text in a line
 
 
-class DriverLog(logging.Handler):
+class Event(enum.Enum):
+    """What happened to the connection."""
+
+    #: it can't be made, was lost, or is refused
+    LOST = "lost"
+    #: it was made again
+    RECONNECTED = "reconnected"
+    #: it was made, but the broker doesn't let the queue be declared; oslo.messaging keeps trying
+    REFUSED = "refused"
+    #: the broker has what is declared, but otherwise; oslo.messaging tries something else
+    CONFLICT = "conflict"
+    #: this listener won't work again by itself, for the cause if there is one
+    BROKEN = "broken"
+
+
+class ConnectionLog(logging.Handler):
     """Takes the place of the log handlers of oslo.messaging and its libraries.
 
-    :param lost: called with the cause when the broker can't be reached or refuses
-    :param back: called when oslo.messaging has reached the broker again by itself
-    :param broken: called when its listener won't get over it by itself
+    :param report: called in any thread for each event, with its cause
     """
 
-    def __init__(
-        self, *, lost: Callable[[str], None], back: Callable[[], None], broken: Callable[[], None]
-    ) -> None:
+    def __init__(self, report: Callable[[Event, str], None]) -> None:
         super().__init__()
-        self._lost, self._back, self._broken = lost, back, broken
+        self._report = report
+        self._ignored: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
     def attach(self) -> None:
-        """Read these logs from now on."""
+        """Read these logs, whatever levels and handlers the operator's configuration gives them."""
         for name in _LOGGERS:
             logger = logging.getLogger(name)
-            logger.addHandler(self)
-            logger.setLevel(min(logger.level or logging.INFO, logging.INFO))
+            if self not in logger.handlers:
+                logger.addHandler(self)
+            if logger.level not in (logging.INFO, logging.DEBUG):
+                logger.setLevel(logging.INFO)
             logger.propagate = False
+            logger.disabled = False
+
+    def ignore(self, *threads: threading.Thread) -> None:
+        """Read no more lines of these threads: their listener was replaced."""
+        self._ignored.update(threads)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Called by logging for each line."""
-        line = _one_line(record.getMessage())
+        """Read a line; called by logging, in threads of oslo.messaging."""
+        try:
+            self._read(record)
+        except Exception as error:  # noqa: BLE001 - it would end in oslo.messaging
+            LOG.debug("Cannot read a log line of oslo.messaging: %r", error)
+
+    def _read(self, record: logging.LogRecord) -> None:
+        line = _one_line(_message(record))
         text = _FRAME.sub("", line)
         LOG.debug("oslo.messaging: %s", text)
-        if text.startswith(_BACK):
-            self._back()
-        elif record.levelno >= logging.ERROR:
-            if (lost := _LOST.match(text)) and not line.endswith(_NEXT):
-                self._lost(cause_of(text[lost.end() :]))
+        thread = threading.current_thread()
+        if thread in self._ignored:
+            return
+        if text.startswith(RECONNECTED):
+            self._report(Event.RECONNECTED, "")
+        elif (at := text.find(CONFLICT)) >= 0:
+            self._report(Event.CONFLICT, cause_of(text[at + len(CONFLICT) :]))
+        elif record.levelno < logging.ERROR:
+            return
+        elif refused := _REFUSED.match(text):
+            self._report(Event.REFUSED, cause_of(refused[1]))
+        elif text.startswith(CANNOT_CONSUME):
+            self._break(thread, cause_of(text.removeprefix(CANNOT_CONSUME)))
+        elif text.startswith(DUPLICATE):
             # A duplicate is never acknowledged: where the number of such messages is limited
-            # (rabbit_qos_prefetch_count) nothing more would come. Another listener takes it.
-            if text.startswith((_BROKEN, _UNACKNOWLEDGED)):
-                self._broken()
+            # (rabbit_qos_prefetch_count) no more would be sent. Another listener gets it.
+            self._break(thread, "")
+        elif text.startswith(RAISED):
+            error = record.exc_info[1] if record.exc_info else None
+            cause = cause_of(f"{type(error).__name__}: {error}") if error else text
+            self._break(thread, f"the thread that polls for messages fails: {cause}")
+        elif (lost := _LOST.match(text)) and not line.endswith(NEXT_NODE):
+            self._report(Event.LOST, cause_of(text[lost.end() :]))
+
+    def _break(self, thread: threading.Thread, cause: str) -> None:
+        if is_poller(thread):  # else it is the one that starts listeners
+            self.ignore(thread)
+        self._report(Event.BROKEN, cause)
+
+
+def is_poller(thread: threading.Thread) -> bool:
+    """Whether a thread is one in which oslo.messaging polls for messages."""
+    return thread.name.endswith(POLLER)
 
 
 def cause_of(text: str) -> str:
     """The cause in an error of oslo.messaging, as one printable line without its frames."""
-    text = _KAFKA.sub(r"\1", _WRAPPED.sub("", _one_line(text)))
+    text = _SECRET.sub("://***@", _WRAPPED.sub("", _one_line(text)))
     return _LOST_CONNECTION.sub("the connection was lost", text)
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception:  # noqa: BLE001 - arguments that don't fit, or that can't be formatted
+        return str(record.msg)
 
 
 def _one_line(text: str) -> str:

@@ -1,125 +1,232 @@
 # SPDX-License-Identifier: Apache-2.0
 """File events: created, written and closed, moved in → a name on the queue.
 
-Built on watchdog's inotify layer rather than on its observer: that hides overflows of the
-kernel's queue, holds back what follows a rename by half a second, and takes three threads.
+The kernel drops events when its queue overflows; the next sweep finds what they would have named.
 """
 
+import contextlib
+import ctypes
 import errno
 import os
+import threading
 
 from oslo_log import log
-from watchdog.observers.inotify_c import (
-    CallbackId,
-    InotifyConstants,
-    InotifyEvent,
-    InotifyFD,
-    Mask,
-    WatchDescriptor,
+from watchdog.events import (
+    DirCreatedEvent,
+    DirDeletedEvent,
+    DirMovedEvent,
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileMovedEvent,
+    FileSystemEvent,
+    FileSystemEventHandler,
 )
+from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver
+from watchdog.utils import BaseThread
 
 from watcher.staging.directory import Identity, Staging
-from watcher.workqueue import Directory, File, Sweep, WorkQueue
+from watcher.workqueue import Directory, File, Key, WorkQueue
 
 LOG = log.getLogger(__name__)
 
-_NAMES = InotifyConstants.IN_CREATE | InotifyConstants.IN_CLOSE_WRITE | InotifyConstants.IN_MOVED_TO
-_STAGING = Mask(_NAMES | InotifyConstants.IN_DELETE_SELF | InotifyConstants.IN_MOVE_SELF)
-_ANCESTOR = Mask(_NAMES & ~InotifyConstants.IN_CLOSE_WRITE | InotifyConstants.IN_ONLYDIR)
-_ID = CallbackId(0)
+STOP_TIMEOUT = 2.0  # seconds
+
+_FILES: list[type[FileSystemEvent]] = [FileCreatedEvent, FileClosedEvent, FileMovedEvent]
+# of one directory in another; a symbolic link to one is a file to watchdog
+_ENTRY: list[type[FileSystemEvent]] = [
+    DirCreatedEvent,
+    DirDeletedEvent,
+    DirMovedEvent,
+    FileCreatedEvent,
+    FileMovedEvent,
+]
+_DESCRIPTORS = 3  # that watchdog opens for one watch
+_THREADS = 5  # that watchdog starts for two watches, at most
+_IN_CREATE = 0x100
+_LIMITS = {
+    errno.ENOSPC: "inotify watch limit reached",
+    errno.EMFILE: "inotify instance limit reached",
+}
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class DirectoryWatch:
-    """Watches one directory at a time, in a thread of its own that only puts keys on the queue."""
+    """Watches one directory at a time, in threads of its own that only put keys on the queue."""
 
     def __init__(self, queue: WorkQueue) -> None:
         self._queue = queue
-        self._inotify: InotifyFD | None = None
-        # what is watched: the staging directory, or one above it for this name to appear in
-        self._watched: tuple[WatchDescriptor, Identity | str] | None = None
-        #: events were lost since the watch began, that of its end perhaps among them
-        self.lost = False
-        self._told_lost = False
+        self._observer: BaseObserver | None = None
+        self._threads: list[threading.Thread] = []  # without which no event arrives
+        # What is watched: the staging directory, or the one above it in which a name must appear
+        self._watched: Identity | tuple[str, Identity, str] | None = None
 
     @property
     def watching(self) -> Identity | None:
         """Directory whose events arrive; None when none do."""
-        if self._watched is None or self._inotify is None or not self._inotify.is_alive():
-            return None
-        if self.lost:
-            return None
-        what = self._watched[1]
-        return what if isinstance(what, Identity) else None
+        return self._watched if isinstance(self._watched, Identity) and self._is_alive() else None
 
     def follow(self, staging: Staging) -> None:
         """Watch the open staging directory, and no other one any more.
 
-        :raises OSError: there are no inotify instances or watches left, or no permission
+        :raises OSError: no inotify instance, watch, descriptor or thread is left, or permission
+            is missing
         """
-        if staging.identity is not None:
-            self._watch(f"/proc/self/fd/{staging.descriptor}", _STAGING, staging.identity)
+        if staging.identity is None:
+            return
+        # By the open descriptor, so that it can't be another directory; the dot, since watchdog
+        # doesn't follow a link at the end of a path.
+        path = f"/proc/self/fd/{staging.descriptor}/."
+        observer = self._start(path, _Files(self._queue), _FILES)
+        self._watched = staging.identity
+        # Reports that the directory was moved or deleted; without it the next check finds that.
+        above, name = os.path.split(staging.path.rstrip("/"))
+        with contextlib.suppress(OSError, RuntimeError):
+            _check_limits(above)
+            observer.schedule(_Entry(self._queue, name), above, event_filter=_ENTRY)
 
     def wait_for(self, path: str) -> None:
-        """Watch the nearest directory above a path that doesn't exist, until it may.
+        """Watch the nearest directory above a path that doesn't exist, until it may exist.
 
         :raises OSError: as `follow`
         """
-        above = path.rstrip("/")
+        path = path.rstrip("/")
+        above, awaited = path, ""
         while not os.path.isdir(above):
             above, awaited = os.path.split(above)
-        if above == path.rstrip("/"):
+        if not awaited:
             self._queue.put(Directory())
             return
-        self._watch(above, _ANCESTOR, awaited)
+        status = os.stat(above)
+        watched = (above, Identity(status.st_dev, status.st_ino), awaited)
+        if watched == self._watched and self._is_alive():
+            return
+        self._start(f"{above}/.", _Entry(self._queue, awaited), _ENTRY)
+        self._watched = watched
         if os.path.exists(os.path.join(above, awaited)):
             self._queue.put(Directory())
 
-    def swept(self) -> None:
-        """A sweep saw what lost events would have told; the next loss is told of again."""
-        if not self.lost:
-            self._told_lost = False
-
     def stop(self) -> None:
-        """End the watch and its thread."""
-        if self._inotify is not None:
-            self._inotify.stop()
-            self._inotify.join()
-            self._inotify = None
+        """End the watch and its threads, in a few seconds at most."""
+        observer, self._observer = self._observer, None
+        self._watched = None
+        if observer is not None:
+            _stop(observer)
 
-    def _watch(self, path: str, mask: Mask, what: Identity | str) -> None:
-        old, self._watched = self._watched, None
-        self.lost = False
-        if self._inotify is None or not self._inotify.is_alive():
-            self._inotify = InotifyFD()
-            self._inotify.start()
-        elif old is not None:
-            self._inotify.remove_callbacks([(old[0], _ID)])
-        descriptor = self._inotify.add_callback(os.fsencode(path), mask, self, _ID)
-        if descriptor == -1:  # watchdog lets this one pass
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-        self._watched = (descriptor, what)
+    def _is_alive(self) -> bool:
+        return self._observer is not None and all(thread.is_alive() for thread in self._threads)
 
-    def on_event(self, event: InotifyEvent) -> None:
+    def _start(
+        self, path: str, handler: FileSystemEventHandler, events: list[type[FileSystemEvent]]
+    ) -> BaseObserver:
+        self.stop()
+        _check_limits(path)
+        before = set(threading.enumerate())
+        observer = None
+        try:
+            observer = Observer()
+            observer.schedule(handler, path, event_filter=events)
+            observer.start()
+        except (OSError, RuntimeError) as error:
+            if observer is not None:
+                _stop(observer)
+            if isinstance(error, OSError):
+                raise
+            raise _no_thread() from None
+        self._observer = observer
+        self._threads = [
+            thread
+            for thread in threading.enumerate()
+            if isinstance(thread, BaseThread) and thread not in before
+        ]
+        return observer
+
+
+class _Handler(FileSystemEventHandler):
+    """Puts keys on the queue; an exception would end watchdog's thread."""
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
         """Called by watchdog for each event."""
-        watched = self._watched
-        name = os.fsdecode(event.name)
-        if watched is None or not event.mask & _NAMES:
-            self._queue.put(Directory())
-        elif isinstance(watched[1], Identity):
-            self._queue.put(File(name))
-        elif watched[1] == name:
-            self._queue.put(Directory())
+        try:
+            key = self.key_of(event)
+            if key is not None:
+                self.queue.put(key)
+        except Exception:
+            LOG.exception("Cannot handle a file event; this is a bug")
 
-    def on_watch_deleted(self, wd: WatchDescriptor) -> None:
-        """Called by watchdog when the directory was removed or unmounted."""
-        if self._watched is not None and self._watched[0] == wd:
-            self._watched = None
-            self._queue.put(Directory())
+    def __init__(self, queue: WorkQueue) -> None:
+        self.queue = queue
 
-    def on_queue_overflow(self) -> None:
-        """Called by watchdog when the kernel dropped events."""
-        self.lost = True
-        if not self._told_lost:
-            self._told_lost = True
-            LOG.info("File events were lost (inotify queue overflow); sweeping")
-        self._queue.put(Sweep())
+    def key_of(self, event: FileSystemEvent) -> Key | None:
+        """What to look at after an event."""
+        raise NotImplementedError
+
+
+class _Files(_Handler):
+    """For files in the staging directory."""
+
+    def key_of(self, event: FileSystemEvent) -> Key:
+        return File(_name(event.dest_path or event.src_path))
+
+
+class _Entry(_Handler):
+    """For one name in a directory."""
+
+    def __init__(self, queue: WorkQueue, name: str) -> None:
+        super().__init__(queue)
+        self._name = name
+
+    def key_of(self, event: FileSystemEvent) -> Key | None:
+        named = self._name in (_name(event.src_path), _name(event.dest_path))
+        return Directory() if named else None
+
+
+def _name(path: bytes | str) -> str:
+    return os.path.basename(os.fsdecode(path))
+
+
+def _stop(observer: BaseObserver) -> None:
+    observer.stop()
+    if observer.is_alive():
+        observer.join(STOP_TIMEOUT)
+
+
+def _check_limits(path: str) -> None:
+    """Try what watchdog is going to do: where it fails it leaks descriptors, and it passes over a
+    missing permission.
+
+    :raises OSError: it would fail
+    """
+    opened = []
+    try:
+        for _ in range(_DESCRIPTORS - 1):
+            opened.append(os.open("/", os.O_RDONLY | os.O_CLOEXEC))
+        opened.append(_checked(_libc.inotify_init1(os.O_CLOEXEC)))
+        _checked(_libc.inotify_add_watch(opened[-1], os.fsencode(path), _IN_CREATE))
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+    end = threading.Event()
+    threads = [threading.Thread(target=end.wait, daemon=True) for _ in range(_THREADS)]
+    try:
+        for thread in threads:
+            thread.start()
+    except RuntimeError:
+        raise _no_thread() from None
+    finally:
+        end.set()
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, _LIMITS.get(code) or os.strerror(code))
+    return result
+
+
+def _no_thread() -> OSError:
+    return OSError(errno.EAGAIN, "No thread can be started; see ulimit -u and pids.max")

@@ -1,37 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
 """oslo.messaging on native threads: import it from here, so that nothing chooses eventlet first."""
 
-import sys
-from collections.abc import Callable
-from concurrent.futures import Executor, Future
-from typing import Any, TypeVar
+import contextlib
+from typing import Any
 
+from oslo_config import cfg
 from oslo_service import backend
 
-# Where eventlet is installed it would be imported just to see whether it has patched anything: a
-# tenth of a second, 10 MB, and warnings on stderr.
-sys.modules.setdefault("eventlet", None)  # type: ignore[arg-type]
-backend.init_backend(backend.BackendType.THREADING)
+from watcher import logs
+from watcher.conf import DISTRIBUTION
+from watcher.errors import ConfigError
+
+logs.quieten()
+with contextlib.suppress(ValueError):  # oslo.service 4.1 has none; nothing is to choose then
+    backend.init_backend(backend.BackendType.THREADING)
 
 import oslo_messaging as messaging  # noqa: E402
 
-__all__ = ["InPlaceExecutor", "messaging"]
-
-T = TypeVar("T")
+__all__ = ["messaging", "new_transport", "parse_url"]
 
 
-class InPlaceExecutor(Executor):
-    """Runs what it is given at once, in the thread that gives it.
+def new_transport(conf: cfg.ConfigOpts) -> Any:
+    """The transport of notifications, as Glance has it; not connected yet.
 
-    For a listener whose endpoint only puts a key on a queue. oslo.messaging's own executor is one
-    more thread, to which each message is handed over, and which wakes each second when idle.
+    :raises ConfigError: the transport URL can't be used
     """
+    messaging.set_transport_defaults(control_exchange="glance")
+    try:
+        return messaging.get_notification_transport(conf)
+    except messaging.DriverLoadFailure as error:
+        raise ConfigError(
+            f"transport_url has the unknown scheme {error.driver!r}; expected rabbit://"
+        ) from None
+    except ImportError as error:
+        raise ConfigError(
+            f"transport_url can't be used: {error.name} is not installed; for kafka:// install "
+            f"{DISTRIBUTION}[kafka]"
+        ) from None
+    except (messaging.MessagingException, cfg.Error, ValueError, RuntimeError) as error:
+        # The text may hold the URL with its password.
+        raise ConfigError(
+            f"transport_url can't be used ({type(error).__name__}); expected "
+            "rabbit://user:password@host:port/vhost"
+        ) from None
 
-    def __init__(self, max_workers: int) -> None:
-        """Nothing is kept; ``max_workers`` is what oslo.messaging gives."""
 
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
-        """Run it now."""
-        done: Future[T] = Future()
-        done.set_result(fn(*args, **kwargs))
-        return done
+def parse_url(conf: cfg.ConfigOpts) -> Any:
+    """The URL of the transport, once there is one."""
+    return messaging.TransportURL.parse(conf, conf.oslo_messaging_notifications.transport_url)
