@@ -5,6 +5,7 @@ CONFIG ?=
 TESTS ?= tests/unit tests/model tests/functional tests/docs tests/packaging tests/simulation tests/test_services.py
 PYTEST_ARGS ?=
 WORKERS ?= 5
+SUDO ?=
 BENCHMARK_ARGS ?=
 SIMULATION_ARGS ?=
 LOWEST_TESTS ?= tests/unit tests/functional/test_service.py tests/functional/test_configuration.py \
@@ -81,8 +82,8 @@ lint: .venv/.test  ## Check style, types, the direction of imports, and words
 words: .venv/.test  ## Show the phrases of tools/words.txt that are still used
 	@$(UNWANTED)
 
-services:  ## Install the servers which the tests need, from Debian's packages
-	@PYTHON="$(PYTHON)" tools/install-services
+services:  ## Install the servers which the tests need, from Debian's packages; as user with SUDO=sudo
+	@PYTHON="$(PYTHON)" SUDO="$(SUDO)" tools/install-services
 
 docs: .venv/.test  ## Build the documentation into docs/_build/html
 	@$(BIN)/python -m sphinx -q -n -W --keep-going -b html docs docs/_build/html
