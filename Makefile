@@ -88,7 +88,7 @@ services:  ## Install the servers which the tests need, from Debian's packages; 
 docs: .venv/.test  ## Build the documentation into docs/_build/html
 	@$(BIN)/python -m sphinx -q -n -W --keep-going -b html docs docs/_build/html
 
-sample: .venv/.installed  ## Write the sample configuration anew
+sample: .venv/.installed  ## Write the sample configuration
 	@$(BIN)/oslo-config-generator --namespace glance-staging-watcher \
 		--output-file etc/glance-staging-watcher.conf.sample
 
