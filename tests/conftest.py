@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.services import Database, Images, MariaDB, PostgreSQL, RabbitMQ, Server
 
@@ -22,6 +23,10 @@ SERVERS = ("rabbitmq", "mariadb", "postgresql")
 LARGE_TIMEOUT = 1200.0  # seconds
 
 _numbers = itertools.count(1)
+
+# A busy machine is no failure.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
