@@ -13,7 +13,7 @@ from tests.services.waiting import wait_for
 
 PROGRAM = Path(sys.executable).with_name("glance-staging-watcher")
 SECRET = "s3cr3t"  # in every password of the tests
-READY_TIMEOUT = 30.0  # seconds
+READY_TIMEOUT = 90.0  # seconds
 STOP_TIMEOUT = 15.0  # seconds: on a busy machine, three times what the program promises
 
 
