@@ -4,19 +4,25 @@ PYTHON ?= python3
 CONFIG ?=
 TESTS ?= tests/unit tests/model tests/functional tests/docs tests/packaging tests/simulation tests/test_services.py
 PYTEST_ARGS ?=
+WORKERS ?= 5
+SUDO ?=
 BENCHMARK_ARGS ?=
 SIMULATION_ARGS ?=
 LOWEST_TESTS ?= tests/unit tests/functional/test_service.py tests/functional/test_configuration.py \
 	tests/functional/test_check.py tests/functional/test_metrics.py
 
 BIN = .venv/bin
+# Most tests wait for servers and programs, so there are more workers than processors.
+PARALLEL = --numprocesses=$(WORKERS) --dist=worksteal --durations=20
+PHRASES = $(shell sed 's/->.*//' tools/words.txt | paste -s -d '|')
+UNWANTED = $(BIN)/codespell --dictionary=tools/words.txt --regex='\b(?i:$(PHRASES))\b' --skip='*.svg,*.egg-info,build,dist,_build,results.json,words.txt'
 PIP = $(BIN)/pip install -qq --disable-pip-version-check
 GLANCES = .venv-glance-current/.installed .venv-glance-oldest/.installed
 CODE = $(foreach d,watcher tests tools benchmarks,$(if $(wildcard $(d)/*.py),$(d)))
 
 .DEFAULT_GOAL = help
-.PHONY: help demo run docs test test-lowest acceptance soak benchmark simulation lint services \
-	sample dist deb clean .venv
+.PHONY: help demo run docs unit test test-large test-lowest coverage acceptance soak benchmark \
+	simulation lint words services sample dist deb clean .venv
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z.-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -28,13 +34,27 @@ run: .venv/.installed  ## Run the program: make run CONFIG=/path/to/the.conf
 	@test -n "$(CONFIG)" || { echo "Say which configuration: make run CONFIG=/path" >&2; exit 2; }
 	@$(BIN)/glance-staging-watcher --config-file "$(CONFIG)"
 
+unit: .venv/.test  ## Run the unit tests that need no server, in less than a minute
+	@$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal -m 'not server' $(PYTEST_ARGS) tests/unit
+
 test: services  ## Run all checks and tests; TESTS=tests/test_x.py PYTEST_ARGS=-x narrow them
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/python -m pytest $(PYTEST_ARGS) $(TESTS)
+	@$(BIN)/python -m pytest $(PARALLEL) -m 'not large' $(PYTEST_ARGS) $(TESTS)
+
+test-large: services  ## Run the tests that need the machine to themselves, one after another
+	@$(MAKE) --silent --no-print-directory .venv/.test
+	@$(BIN)/python -m pytest --durations=20 -m large $(PYTEST_ARGS) $(TESTS)
 
 test-lowest: services  ## Test with the lowest versions of the dependencies that setup.cfg allows
 	@$(MAKE) --no-print-directory .venv-lowest/.installed
-	@.venv-lowest/bin/python -m pytest $(PYTEST_ARGS) $(LOWEST_TESTS)
+	@.venv-lowest/bin/python -m pytest $(PARALLEL) -m 'not large' $(PYTEST_ARGS) $(LOWEST_TESTS)
+
+coverage: services  ## Run the tests as make test does, and show which branches of watcher/ they miss
+	@$(MAKE) --silent --no-print-directory .venv/.test
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest $(PARALLEL) -m 'not large' $(PYTEST_ARGS) $(TESTS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
 
 acceptance: services  ## Test beside real Glances, and against Glance's own cleaner
 	@$(MAKE) --silent --no-print-directory .venv/.test $(GLANCES)
@@ -51,18 +71,24 @@ benchmark: services  ## Measure against Glance's cleaner and the limits; BENCHMA
 simulation: .venv-benchmark/.installed  ## Simulate 1,000 hosts; SIMULATION_ARGS='--only loss'
 	@PYTHONHASHSEED=0 .venv-benchmark/bin/python -m benchmarks.simulation $(SIMULATION_ARGS)
 
-lint: .venv/.test  ## Check style and types
+lint: .venv/.test  ## Check style, types, the direction of imports, and words
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/ruff format --check $(CODE)
 	@$(BIN)/mypy --strict --explicit-package-bases $(CODE)
+	@$(BIN)/lint-imports --no-logo --no-cache
+	@$(BIN)/codespell
+	@echo "Phrases to replace, see make words: $$($(UNWANTED) 2>/dev/null | wc -l)"
 
-services:  ## Install the servers which the tests need, from Debian's packages
-	@PYTHON="$(PYTHON)" tools/install-services
+words: .venv/.test  ## Show the phrases of tools/words.txt that are still used
+	@$(UNWANTED)
+
+services:  ## Install the servers which the tests need, from Debian's packages; as user with SUDO=sudo
+	@PYTHON="$(PYTHON)" SUDO="$(SUDO)" tools/install-services
 
 docs: .venv/.test  ## Build the documentation into docs/_build/html
 	@$(BIN)/python -m sphinx -q -n -W --keep-going -b html docs docs/_build/html
 
-sample: .venv/.installed  ## Write the sample configuration anew
+sample: .venv/.installed  ## Write the sample configuration
 	@$(BIN)/oslo-config-generator --namespace glance-staging-watcher \
 		--output-file etc/glance-staging-watcher.conf.sample
 
@@ -73,7 +99,8 @@ deb:  ## Build the Debian package on Debian 13, into dist/; needs no environment
 	@tools/build-deb dist
 
 clean:  ## Remove the environment and all that was generated
-	rm -rf .venv .venv-benchmark .venv-lowest .venv-glance-* .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist docs/_build *.egg-info
+	rm -rf .venv .venv-benchmark .venv-lowest .venv-glance-* .tox .mypy_cache .ruff_cache .pytest_cache \
+		.hypothesis .coverage .coverage.* build dist docs/_build *.egg-info
 	find watcher tests tools benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 .venv: .venv/.test  ## Create the environment with everything for the tests

@@ -23,7 +23,7 @@ class InStep(Program):
 
 
 class Crowd:
-    """So many watchers as processes, each with a directory and a queue of its own, all listening.
+    """Watchers as processes, each with a directory and a queue of its own, all listening.
 
     :param transport: URL of the bus
     :param files: images of which every host has a file before it starts

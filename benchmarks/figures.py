@@ -15,7 +15,7 @@ def median(values: Sequence[float]) -> float:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The value below which so many percent lie (nearest rank)."""
+    """The value below which that many percent lie (nearest rank)."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
 
@@ -65,12 +65,12 @@ class Comparison:
         return median(self.series[subject]) / (median(self.series[to]) or float("nan"))
 
     def at_most(self, bound: float, peer: str, text: str | None = None, ours: str = OURS) -> None:
-        """Ours is to take at most so many times what a peer takes."""
+        """Ours is to take at most that many times what a peer takes."""
         if (value := self.ratio(ours, peer)) is not None:
             self.targets.append(Target(text or f"times {peer}", value, bound))
 
     def faster(self, bound: float, peer: str) -> None:
-        """Ours is to be at least so many times faster than a peer."""
+        """Ours is to be at least that many times faster than a peer."""
         if (value := self.ratio(peer, OURS)) is not None:
             self.targets.append(Target(f"times faster than {peer}", value, bound, at_most=False))
 

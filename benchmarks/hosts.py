@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many hosts on one bus: what each costs at rest, and what each deletion costs all of them."""
+"""Many hosts on one bus: what each costs while idle, and what each deletion costs all of them."""
 
 import json
 import time
@@ -26,10 +26,10 @@ ROWS = {
     "channels": ("broker: open", "channels"),
     "queues": ("broker: declared, Glance's own among them", "queues"),
     "descriptors": ("broker: open", "file descriptors"),
-    "broker-memory": ("broker at rest: resident memory", "MB"),
-    "broker-rest": ("broker at rest: processor time a minute", "ms"),
-    "memory": ("watchers at rest: memory of all, shared pages once", "MB"),
-    "rest": ("watcher at rest: processor time a minute", "ms"),
+    "broker-memory": ("idle broker: resident memory", "MB"),
+    "broker-rest": ("idle broker: processor time a minute", "ms"),
+    "memory": ("idle watchers: memory of all, shared pages once", "MB"),
+    "rest": ("idle watcher: processor time a minute", "ms"),
     "paced-broker": (f"{PACE} deletions a second: broker, a delivery", "µs"),
     "paced-watcher": (f"{PACE} deletions a second: watcher, a notification", "µs"),
     "backlog": ("backlog: until all have heard all", "s"),
@@ -44,7 +44,7 @@ ROWS = {
 
 
 class Scale:
-    """So many hosts on one kind of queue."""
+    """A number of hosts on one kind of queue."""
 
     def __init__(self, site: Site, database: str, kind: str, count: int) -> None:
         self.site, self.count = site, count
@@ -144,7 +144,7 @@ class Scale:
 
 
 def measure(site: Site) -> Iterator[Comparison]:
-    """At rest, at a busy cloud's pace, and a backlog, for more and more hosts."""
+    """Idle, at a busy cloud's pace, and a backlog, for more and more hosts."""
     counts, deletions = ((2, 4), 500) if site.quick else ((10, 30, 100), 10_000)
     database = site.database("mariadb")
     fill(database, 10_000)

@@ -49,7 +49,7 @@ class Removals:
             return self._gone.pop(name)
 
     def wait_for_all(self, count: int, timeout: float = 120.0) -> float:
-        """Wait until so many files are gone; when the last one was."""
+        """Wait until that many files are gone; when the last one was."""
         with self._changed:
             if not self._changed.wait_for(lambda: len(self._gone) >= count, timeout):
                 raise TimeoutError(f"{count - len(self._gone)} files are not removed")

@@ -12,7 +12,7 @@ from benchmarks.site import Cached, Site, in_turn, new_ids
 
 CROWDED = "watcher, {:,} live files beside"
 OSLO, SELECT, KOMBU = "oslo.messaging, unlink only", "oslo.messaging, SELECT, unlink", "kombu"
-PAUSE = 0.015  # seconds; each subject is at rest when its notification comes
+PAUSE = 0.015  # seconds; each subject is idle when its notification comes
 
 
 def latency(site: Site) -> list[Comparison]:

@@ -36,7 +36,7 @@ def memory(pid: int | str, what: str = "VmRSS") -> float:
 
 
 def forget_most(pid: int) -> None:
-    """Let what VmHWM tells begin anew."""
+    """Reset VmHWM."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The program as a process: at rest, at its start, and beside a huge write."""
+"""The program as a process: idle, at its start, and beside a huge write."""
 
 import functools
 import os

@@ -47,7 +47,7 @@ class Reads:
 
 
 def measure(site: Site) -> Iterator[Comparison]:
-    """The broker is killed and started again; then all are told of a deletion whose row lags."""
+    """The broker is killed and started again; all hear of a deletion whose row lags."""
     count = 6 if site.quick else 100
     titles = {
         "connections": "the broker serves again → each host connects",

@@ -45,7 +45,7 @@ def fill(url: str, rows: int, start: int = 0) -> None:
 
 
 def some(url: str, count: int, *, deleted: bool) -> list[str]:
-    """Ids of so many images of the table."""
+    """Ids of that many images of the table."""
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     images = sa.table("images", sa.column("id"), sa.column("deleted", sa.Boolean))
     wanted = sa.select(images.c.id).where(images.c.deleted == deleted).limit(count)

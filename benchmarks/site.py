@@ -185,7 +185,7 @@ def stage(directory: Path, names: Sequence[str], data: bytes = FILE) -> None:
 
 
 def in_turn(rounds: int, *subjects: Callable[[], None]) -> None:
-    """Run the subjects A B, B A, A B ...: whatever drifts is spread evenly."""
+    """Run the subjects A B, B A, A B ...: drift is spread evenly."""
     for number in range(rounds):
         for subject in subjects if number % 2 == 0 else reversed(subjects):
             subject()

@@ -61,7 +61,7 @@ class Ground:
         return self._peers[subject]
 
     def grow(self, rows: int) -> None:
-        """Have at least so many rows."""
+        """Have at least that many rows."""
         if rows > self.rows:
             fill(self.url, rows - self.rows, self.rows)
             self.rows = rows

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The services which tests share; each is started when the first test wants it."""
+"""The services which tests share; each is started when the first test wants it.
+
+Beside other pytest-xdist workers each worker has servers of its own, since tests stop, kill and
+pause them.
+"""
 
 import itertools
 import os
@@ -9,12 +13,31 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.services import Database, Images, MariaDB, PostgreSQL, RabbitMQ, Server
 
 S = TypeVar("S", bound=Server)
 
+SERVERS = ("rabbitmq", "mariadb", "postgresql")
+LARGE_TIMEOUT = 1200.0  # seconds
+
 _numbers = itertools.count(1)
+
+# A busy machine is no failure.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests that need a server, and give large ones more time."""
+    for item in items:
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        used = {*getattr(item, "fixturenames", ()), params.get("database_url")}
+        if used.intersection(SERVERS):
+            item.add_marker("server")
+        if item.get_closest_marker("large") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(LARGE_TIMEOUT))
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ BIND_TIME = 2.0  # seconds until the queue of a connected listener is consumed, 
 class Scenario:
     """What is to be simulated; times in seconds, rates a second and of all hosts together.
 
-    :param sample: so many hosts are simulated, and stand for all; None: all
+    :param sample: that many hosts are simulated, and stand for all; None: all
     :param shared: hosts that share a staging directory, of which no file events come then
     :param rate: deletions
     :param staged: share of the deletions whose image has a file staged, or gets one
@@ -37,10 +37,10 @@ class Scenario:
     :param others: other notifications for each deletion that come to the same queues
     :param loss: share of the notifications that don't arrive, for each host by itself
     :param event_loss: share of the file events that aren't told
-    :param delay: of the bus, besides what a bus at rest takes
+    :param delay: of the bus, besides what an idle bus takes
     :param lag: of what is read from the database
     :param broker: messages a second that the broker hands out
-    :param jitter: whether the watchers' waits differ by chance
+    :param jitter: whether the watchers' waits have jitter
     :param outage: when the broker goes, and for how long
     :param together: all watchers begin at the same moment
     :param warm: time before anything is measured
@@ -99,7 +99,7 @@ class Figures:
         return sum(self.waits) / max(1, len(self.waits))
 
     def percentile(self, percent: float) -> float:
-        """The wait below which so many percent lie."""
+        """The wait below which that many percent lie."""
         return sorted(self.waits)[min(len(self.waits) - 1, int(len(self.waits) * percent / 100))]
 
 
@@ -114,7 +114,7 @@ class Bus:
         self.messages = self.sent = 0
 
     def publish(self, image: str | None, count: int = 1) -> None:
-        """A deletion; None for so many other messages."""
+        """A deletion; None for that many other messages."""
         scenario, now = self._scenario, self._timeline.now
         if not self.up or not count:
             return
@@ -147,7 +147,7 @@ class Bus:
 
 
 class Cloud:
-    """Hosts, bus and database; Glance stages files and deletes images by chance."""
+    """Hosts, bus and database; Glance stages files and deletes images at random."""
 
     def __init__(self, scenario: Scenario) -> None:
         self._scenario = scenario
@@ -261,7 +261,7 @@ class Cloud:
     def _delete(self, disk: Disk, name: str) -> None:
         image = name[:36]
         if self._random.random() < self._scenario.shared / self._scenario.hosts:
-            disk.files.pop(image, None)  # by chance the host that has it serves the call
+            disk.files.pop(image, None)  # here the host that has it serves the call
         self._database.delete(image)
         if name in disk.files:
             self._is_residue(name)

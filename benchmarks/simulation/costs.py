@@ -5,7 +5,7 @@ Times are those of docs/performance.md, the broker's those of docs/hosts.md (one
 processors, MariaDB, RabbitMQ).
 """
 
-# From publisher to the watcher's endpoint 1.4 ms on a bus at rest: this, and then LISTEN.
+# From publisher to the watcher's endpoint 1.4 ms on an idle bus: this, and then LISTEN.
 BUS = 0.0014 - 0.00038
 LISTEN = 1 / 2627  # one message in a long backlog, the removal of its file in it
 HAND_OVER = 0.00017  # from the listener's thread, or inotify's, to the cleaner's
@@ -23,7 +23,7 @@ DELIVER = 0.000065
 # measures it again. The payload is that of an image without properties of its own.
 DELETE_BYTES = 1070
 ACK_BYTES = 21  # back to the broker
-# What else Glance 33.0 tells of an image from `create` to the end of one `glance-direct` import:
+# What else Glance 33.0 sends about an image from `create` to the end of one `glance-direct` import:
 # 14 messages of 889 bytes (image.create, .update, .prepare, .upload, .activate, task.*), and one
 # image.send for each download. They come to the same queue.
 OTHERS = 14

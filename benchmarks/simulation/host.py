@@ -47,7 +47,7 @@ class Database:
         self._rows[image] = (self._rows[image][0], self._timeline.now)
 
     def is_deleted(self, image: str) -> bool:
-        """Whether it truly is, whatever a reader sees."""
+        """Whether it truly is, not what a reader sees."""
         return self._rows[image][1] <= self._timeline.now
 
     def read(self, images: Collection[str]) -> dict[str, ImageState]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Simulated time, in which code that blocks runs as it is.
 
-Whatever would block a thread switches to the one loop that lets time pass, as greenlets can and
+What would block a thread switches to the one loop that lets time pass, as greenlets can and
 the generators of the known libraries for discrete events can't: the watcher's own loops need no
 second writing.
 """
@@ -78,7 +78,7 @@ class Condition(threading.Condition):
         pass
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for `notify`, at most so many seconds."""
+        """Wait for `notify`, at most that many seconds."""
         self._waiter = getcurrent()
         self._deadline = None if timeout is None else self._timeline.now + timeout
         self._set_alarm()

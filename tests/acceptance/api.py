@@ -77,7 +77,7 @@ class GlanceApi:
         return sum(bool(re.search(ends.format(task), log)) for task in tasks)
 
     def freeze(self) -> None:
-        """Halt it and what it started, for instance qemu-img, in the middle of whatever it does."""
+        """Halt it and what it started, for instance qemu-img, in the middle of its work."""
         assert self._process is not None
         processes.freeze(self._process.pid)
 

@@ -83,7 +83,7 @@ class Host:
         self.wait(lambda: not self.files(image), f"all files of {image} to go")
 
     def wait_task_end(self, image: str, count: int = 1) -> None:
-        """Wait until so many imports of an image ended, well or not."""
+        """Wait until that many imports of an image ended, well or not."""
         self.wait(lambda: self.api.ended_imports(image) >= count, f"the import of {image} to end")
 
     @contextmanager
@@ -92,7 +92,7 @@ class Host:
     ) -> Iterator[str]:
         """An image whose import is caught, and Glance halted, while it has just these files.
 
-        :param start: makes an image of so many bytes, and starts the import; asked again with
+        :param start: makes an image of that many bytes, and starts the import; asked again with
             more bytes when the moment was missed
         :param files: suffixes of its files; the last one is being written
         :param gone: suffix of a file that is gone in that moment
@@ -137,7 +137,7 @@ class Host:
     def close(self, *, faults: bool = False) -> None:
         """End it all, and check what the watchers must never do.
 
-        :param faults: there were faults to tell of
+        :param faults: there were faults to report
         """
         self.api.kill()
         self.witness.close()

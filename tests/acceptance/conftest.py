@@ -134,7 +134,7 @@ def _check_canary(host: Host, image: str) -> None:
 
 @pytest.fixture
 def hosts(cloud: Cloud) -> list[Host]:
-    """The cloud's first two hosts, all in order whatever the test before did."""
+    """The cloud's first two hosts, both running, also after a test that stopped one."""
     for host in cloud.hosts[:2]:
         host.ensure_running()
     return cloud.hosts[:2]

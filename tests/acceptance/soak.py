@@ -59,7 +59,7 @@ class SoakClient:
         self._thread.start()
 
     def stop(self) -> None:
-        """Finish what is in hand."""
+        """Finish the current work."""
         self._stop.set()
         self._thread.join(600.0)
         assert not self._thread.is_alive()

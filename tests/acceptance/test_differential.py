@@ -107,7 +107,9 @@ UUID = uuid.UUID(ABSENT)
 
 
 @pytest.mark.parametrize(
-    "name", [UUID.hex, f"{{{ABSENT}}}", f"urn:uuid:{ABSENT}", UUID.hex[:7] + "-" + UUID.hex[7:]]
+    "name",
+    [UUID.hex, f"{{{ABSENT}}}", f"urn:uuid:{ABSENT}", UUID.hex[:7] + "-" + UUID.hex[7:]],
+    ids=["hex", "braces", "urn", "hyphen"],
 )
 def test_difference_only_the_uuids_that_glance_gives(cleaners: Cleaners, name: str) -> None:
     tree = Tree({name: "file", ABSENT: "file"}, live=[OTHER])

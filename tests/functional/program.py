@@ -13,8 +13,8 @@ from tests.services.waiting import wait_for
 
 PROGRAM = Path(sys.executable).with_name("glance-staging-watcher")
 SECRET = "s3cr3t"  # in every password of the tests
-READY_TIMEOUT = 30.0  # seconds
-STOP_TIMEOUT = 5.0  # seconds: what the program promises
+READY_TIMEOUT = 90.0  # seconds
+STOP_TIMEOUT = 15.0  # seconds: on a busy machine, three times what the program promises
 
 
 class Program:

@@ -27,6 +27,8 @@ from tests.services import RabbitMQ, wait_for
 from tests.services.rabbitmq import RabbitMQNode
 from tests.services.rabbitmq_cluster import RabbitMQCluster
 
+pytestmark = pytest.mark.large
+
 INTERVAL = 0.05  # seconds between deletions
 IMAGES = 6000  # staged: enough for five minutes
 CLIENTS = 10  # of Glance, each of which waits until its notification is sent

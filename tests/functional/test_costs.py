@@ -375,6 +375,7 @@ def wake_ups(program: Program) -> int:
     return total
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
 def test_wake_ups_while_idle(bus_host: Host, notifier: GlanceNotifier) -> None:
     """With broker and database connected, and all threads there, those for metrics too.
@@ -411,6 +412,7 @@ def import_two(host: Host, images: list[str]) -> None:
     host.wait_gone(host.stage_deleted())  # what was told before has been handled
 
 
+@pytest.mark.large
 @SQLITE
 def test_a_live_import_wakes_nobody(strace: str, host: Host) -> None:
     program = host.start()

@@ -17,6 +17,8 @@ from sqlalchemy.engine import make_url
 from tests.functional.host import GlanceNotifier, Host, new_id
 from tests.services import Images, MariaDB, RabbitMQ, wait_for
 
+pytestmark = pytest.mark.large
+
 AT_ONCE = 4  # programs that start at the same time; each takes half a second of a processor
 EVERYWHERE = 50  # images of which each host has a file
 NOWHERE = 200  # images of which no host has one

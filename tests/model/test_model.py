@@ -41,7 +41,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -74,6 +74,7 @@ Meanwhile = Sequence[tuple[str | int, ...]]
 
 LOGGER = logging.getLogger("watcher")
 LONGER = int(os.environ.get("MODEL_EXAMPLES", "0"))
+PARTS = 4  # for pytest-xdist
 
 SWEEP_INTERVAL = 300.0
 LATEST_SWEEP = SWEEP_INTERVAL * (1 + JITTER)
@@ -440,14 +441,17 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("small_steps")
-def test_the_model() -> None:
+@pytest.mark.parametrize("part", range(PARTS))
+def test_the_model(part: int) -> None:
+    class Part(Model):
+        """The same rules, with examples of its own."""
+
     run_state_machine_as_test(
-        Model,
+        Part if LONGER else seed(part)(Part),
         settings=settings(
-            max_examples=LONGER or 800,
+            max_examples=(LONGER or 800) // PARTS,
             stateful_step_count=50,
             deadline=None,
-            derandomize=not LONGER,
             database=None,
             suppress_health_check=list(HealthCheck),
         ),

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is built, once for all tests, and places to install it into."""
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,14 +46,40 @@ def unavailable(reason: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def dist(tmp_path_factory: pytest.TempPathFactory) -> Dist:
+def build_once(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Builds into a directory of that name, once for all pytest-xdist workers; returns it."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # each worker has a directory of its own in it
+
+    def build(name: str, into: Callable[[Path], None]) -> Path:
+        directory, done = base / name, base / f"{name}.done"
+        with (base / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(directory, ignore_errors=True)
+                directory.mkdir()
+                into(directory)
+                done.touch()
+        return directory
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def dist(build_once: Callable[[str, Callable[[Path], None]], Path]) -> Dist:
     """The sdist, and the wheel that is built of it."""
-    directory = tmp_path_factory.mktemp("dist")
-    subprocess.run(
-        [sys.executable, "-m", "build", "--outdir", directory, SOURCE],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
+
+    def build(directory: Path) -> None:
+        subprocess.run(
+            [sys.executable, "-m", "build", "--outdir", directory, SOURCE],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+
+    directory = build_once("dist", build)
     (sdist,), (wheel,) = directory.glob("*.tar.gz"), directory.glob("*.whl")
     return Dist(sdist, wheel)
 

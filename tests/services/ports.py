@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loopback ports which stay free while their server is down."""
 
+import os
 import random
 import socket
 from pathlib import Path
@@ -18,7 +19,11 @@ def free_port() -> int:
     # A client which calls a port of the ephemeral range again and again while its server is
     # down at last is given that very port as its own and connects to itself.
     low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
-    lasting = set(range(10240, 65536)) - set(range(low, high + 1)) - _given
+    # A port whose server is down is free for others too, so each pytest-xdist worker has its own.
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    own = range(10240 + worker, 65536, workers)
+    lasting = set(own) - set(range(low, high + 1)) - _given
     for port in random.sample(sorted(lasting), len(lasting)):
         with socket.socket() as probe:
             try:

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 from abc import ABC, abstractmethod
 from pathlib import Path
 
@@ -53,7 +54,7 @@ class Server(ABC):
         log = self.directory / "log"
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                self._as_account(self._command()),
+                self._as_account(self._command(), *_mortal()),
                 cwd=self.directory,
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
@@ -161,9 +162,9 @@ class Server(ABC):
             raise RuntimeError(f"{command[0]} failed:\n{result.stdout}{result.stderr}")
         return result.stdout
 
-    def _as_account(self, command: list[str]) -> list[str]:
+    def _as_account(self, command: list[str], *options: str) -> list[str]:
         if not self.stats or os.geteuid() != 0:
-            return command
+            return ["setpriv", *options, *command] if options else command
         # The capability is for root's temporary directories, which are closed to others.
         return [
             "setpriv",
@@ -172,5 +173,13 @@ class Server(ABC):
             "--clear-groups",
             "--inh-caps=+dac_override",
             "--ambient-caps=+dac_override",
+            *options,
             *command,
         ]
+
+
+def _mortal() -> list[str]:
+    """Options of setpriv that let a server end with these tests, also when they are killed."""
+    # The kernel takes the end of the thread that started it for that of its parent.
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    return ["--pdeathsig=KILL"] if in_main_thread else []

@@ -19,6 +19,6 @@ def wait_for(predicate: Callable[[], T], timeout: float, what: str) -> T:
     deadline = time.monotonic() + timeout
     while not (result := predicate()):
         if time.monotonic() >= deadline:
-            raise AssertionError(f"waited {timeout:g} s in vain for {what}")
+            raise AssertionError(f"waited {timeout:g} s for {what}")
         time.sleep(INTERVAL)
     return result

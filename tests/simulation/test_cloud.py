@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The simulation of many hosts: what must hold in it whatever the scenario, and what it must agree
+"""The simulation of many hosts: what must hold in it in each scenario, and what it must agree
 with where a formula or a measurement tells."""
 
 import math
@@ -11,7 +11,7 @@ from benchmarks.simulation import costs
 from benchmarks.simulation.cloud import Figures, Scenario, simulate
 from benchmarks.simulation.host import GRACE
 
-# each deletion has a file on some host, which only its notification or a sweep tells of
+# each deletion has a file on some host, which only its notification or a sweep finds
 PLAIN = Scenario(
     hosts=10, rate=1.0, staged=1.0, late=0.0, converted=0.0, imports=0.0, event_loss=1.0
 )
@@ -56,7 +56,7 @@ def test_no_live_file_is_removed_and_no_residue_stays(change: dict[str, float]) 
     found = simulate(scenario)
     assert found.wrong == 0
     assert len(found.waits) > 100
-    # twice an interval with its jitter, and whatever a read lags
+    # twice an interval with its jitter, and what a read lags
     assert max(*found.waits, found.oldest) < 2.2 * scenario.sweep_interval + scenario.lag
 
 

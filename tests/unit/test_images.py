@@ -307,7 +307,11 @@ def test_an_answer_on_another_id(
             table.confirm_absent([asked])
 
 
-@pytest.mark.parametrize("answer", [uuid.uuid4(), b"x" * 36, str(uuid.uuid4()), None])
+@pytest.mark.parametrize(
+    "answer",
+    [uuid.uuid4(), b"x" * 36, str(uuid.uuid4()), None],
+    ids=["uuid", "bytes", "text", "none"],
+)
 def test_an_id_that_was_not_asked_for_is_no_answer(
     monkeypatch: pytest.MonkeyPatch, answer: object
 ) -> None:
