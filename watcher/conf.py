@@ -156,7 +156,7 @@ _MESSAGING_URLS = (("DEFAULT", "transport_url"), ("oslo_messaging_notifications"
 class Limits(NamedTuple):
     """Options that a reload can change; of `watcher_opts`."""
 
-    sweep_interval: int
+    sweep_interval: float
     absent_grace: int
     max_absent_removals: int
 

@@ -9,6 +9,7 @@ import importlib
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,16 @@ def watcher(config: str, _: str, __: str) -> Sweep:
     from watcher import conf
     from watcher.database.images import Images
     from watcher.service import new_cleaner, open_staging
+    from watcher.stats import Stats
 
     loaded = conf.load(["--config-file", config])
     staging, images = open_staging(loaded), Images(conf.database_url(loaded))
-    cleaner = new_cleaner(loaded, staging, images)
+    cleaner = new_cleaner(loaded, staging, images, Stats())
     images.check()
 
     def sweep(_: list[str]) -> None:
         with staging:
-            cleaner.sweep()
+            deque(cleaner.sweep().steps(), maxlen=0)
 
     return sweep
 

@@ -12,7 +12,6 @@ from benchmarks.simulation import costs
 from benchmarks.simulation.host import Database, Disk, Host
 from benchmarks.simulation.timeline import Line, Timeline
 from watcher import backoff as jitter
-from watcher.service import TURN_SPREAD
 from watcher.triggers.listener import RECONNECT_SPREAD, SWEEP_SPREAD
 from watcher.workqueue import File, Sweep
 
@@ -201,7 +200,7 @@ class Cloud:
             self._database,
             begins=self._random.uniform(0, phase),
             sweep_interval=interval,
-            delay=lambda: 0.0 if alone else jitter.within(TURN_SPREAD),
+            shared=not alone,
         )
         if alone:
             disk.watched_by.append(host.queue)

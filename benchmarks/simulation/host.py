@@ -3,6 +3,7 @@
 
 import os
 import stat
+from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,19 +11,21 @@ from typing import NamedTuple, cast
 
 from benchmarks.simulation import costs
 from benchmarks.simulation.timeline import Condition, Line, Timeline
+from watcher.conf import Limits
 from watcher.database.images import Images, ImageState
 from watcher.reconcile.age import AgeClock
+from watcher.reconcile.budget import RemovalBudget
 from watcher.reconcile.cleaner import Cleaner
+from watcher.reconcile.planner import Planner
 from watcher.reconcile.reconciler import Reconciler
 from watcher.staging.directory import Identity, Staging
 from watcher.stats import Stats
-from watcher.triggers.directory_watch import DirectoryWatch
 from watcher.triggers.listener import Endpoint
 from watcher.workqueue import WorkQueue
 
 EPOCH = 1_700_000_000.0  # what the wall clock shows at the beginning
 NEVER = float("inf")
-GRACE = 60.0
+GRACE = 60
 HERE = Identity(1, 1)
 
 
@@ -108,9 +111,10 @@ class _Entry(NamedTuple):
 class SimulatedStaging(Staging):
     """The directory as the real code looks at it; each look takes its time."""
 
-    def __init__(self, timeline: Timeline, disk: Disk) -> None:
+    def __init__(self, timeline: Timeline, disk: Disk, *, shared: bool) -> None:
         super().__init__("/staging")
         self._timeline, self._disk = timeline, disk
+        self.network = "nfs4" if shared else None
 
     def __enter__(self) -> "SimulatedStaging":
         self._timeline.sleep(costs.HAND_OVER + costs.OPEN)
@@ -126,25 +130,23 @@ class SimulatedStaging(Staging):
         entries = [_Entry(name) for name in self._disk.files]
         yield cast(Iterator[os.DirEntry[str]], iter(entries))
 
-    def lstat(self, name: str) -> os.stat_result | None:
+    def lstat(self, name: str) -> os.stat_result:
         """Status of a file."""
         if name not in self._disk.files:
-            return None
+            raise FileNotFoundError(name)
         moment = EPOCH + self._disk.files[name]
         return os.stat_result((stat.S_IFREG, 1, 1, 1, 0, 0, 4096, moment, moment, moment))
 
-    def remove(self, name: str, judged: os.stat_result | None = None) -> int | None:
+    def remove(self, name: str, judged: os.stat_result | None) -> int | None:
         """Remove a file; it may have gone by then."""
         self._timeline.sleep(costs.DECIDE + costs.UNLINK)
-        now = self.lstat(name)
-        if now is None:
+        if self._disk.files.pop(name, None) is None:
             return None
-        del self._disk.files[name]
         self._disk.on_removed(name)
-        return now.st_size
+        return 4096
 
 
-class SimulatedEvents(DirectoryWatch):
+class SimulatedWatch:
     """A watch that is always there; its events are put on the queue by the simulation."""
 
     @property
@@ -154,6 +156,9 @@ class SimulatedEvents(DirectoryWatch):
 
     def follow(self, staging: Staging) -> None:
         """It is watched already."""
+
+    def wait_for(self, path: str) -> None:
+        """It is there."""
 
 
 class SimulatedQueue(WorkQueue):
@@ -168,7 +173,7 @@ class Host:
     """A watcher at work on a disk; begins at a moment, with a sweep, as the service does.
 
     :param sweep_interval: seconds
-    :param delay: as for `watcher.triggers.listener.Endpoint`
+    :param shared: other hosts write to the same directory
     """
 
     def __init__(
@@ -179,28 +184,28 @@ class Host:
         *,
         begins: float,
         sweep_interval: float,
-        delay: Callable[[], float],
+        shared: bool,
     ) -> None:
         #: the listener's thread: messages are taken in one after the other
         self.listener = Line()
         #: whether it is connected to the bus
         self.hears = True
         self.queue = SimulatedQueue(timeline)
-        self._endpoint = Endpoint(self.queue, Stats(), delay)
-        staging = SimulatedStaging(timeline, disk)
+        self._endpoint = Endpoint(self.queue, Stats())
+        staging = SimulatedStaging(timeline, disk, shared=shared)
         images = SimulatedImages(timeline, database)
-        cleaner = Cleaner(staging, images, absent_grace=GRACE, max_absent_removals=1000)
-        cleaner._judge.clock = AgeClock(lambda: EPOCH + timeline.now, lambda: timeline.now)
+        budget = RemovalBudget(1000, clock=lambda: timeline.now)
+        clock = AgeClock(lambda: EPOCH + timeline.now, lambda: timeline.now)
+        planner = Planner(staging, images, budget, absent_grace=GRACE, clock=clock)
         reconciler = Reconciler(
             queue=self.queue,
             staging=staging,
             images=images,
-            cleaner=cleaner,
-            events=SimulatedEvents(self.queue),
-            sweep_interval=sweep_interval,
-            on_swept=lambda: None,
+            cleaner=Cleaner(staging, planner, Stats()),
+            watch=SimulatedWatch(),
+            limits=Limits(sweep_interval, GRACE, 1000),
         )
-        timeline.spawn(begins, reconciler.run)
+        timeline.spawn(begins, lambda: deque(reconciler.run(), maxlen=0))
 
     def told(self, payload: dict[str, object]) -> None:
         """A notification was taken in."""

@@ -17,6 +17,7 @@ from tests.services import Images
 from watcher import conf
 from watcher.database import images as watcher_images
 from watcher.service import new_cleaner, open_staging
+from watcher.stats import Stats
 
 Message = tuple[str, str]
 OUR_WORDS = ("watcher.reconcile.cleaner", "watcher.reconcile.planner")  # loggers
@@ -84,18 +85,21 @@ class Cleaners:
         assert answer, (self.directory / "cleaner.log").read_text()
         return self._result([(level, text) for level, text in json.loads(answer)])
 
-    def ours(self, tree: Tree, **options: int) -> Result:
+    def ours(self, tree: Tree, *, trusted: bool = True, **options: int) -> Result:
         """What our sweep makes of it, in this process.
 
-        :raises DatabaseError: it can't tell
+        :param trusted: as with ``--trust-database``
+        :raises DatabaseError: it can't answer
         """
         self.lay(tree)
-        return self._result(self._sweep(options))
+        return self._result(self._sweep(options, trusted=trusted))
 
     def program(self, tree: Tree) -> tuple[Result, int, str]:
         """What the real program makes of it, its exit code and its last line."""
         self.lay(tree)
-        program = Program(self.directory, "sweep", "--config-file", str(self._config_file))
+        program = Program(
+            self.directory, "sweep", "--trust-database", "--config-file", str(self._config_file)
+        )
         code = program.wait()
         said = []
         for line in program.log.split("\n"):
@@ -117,7 +121,7 @@ class Cleaners:
         self._errors.close()
         self.images.close()
 
-    def _sweep(self, options: Mapping[str, int]) -> list[Message]:
+    def _sweep(self, options: Mapping[str, int], *, trusted: bool) -> list[Message]:
         loaded = conf.load(["--config-file", str(self._config_file)])
         for name, value in options.items():
             loaded.set_override(name, value, group=conf.GROUP)
@@ -134,7 +138,9 @@ class Cleaners:
             logger.setLevel(logging.DEBUG)
         try:
             with closing(watcher_images.Images(self._url)) as images, staging:
-                new_cleaner(loaded, staging, images).sweep()
+                cleaner = new_cleaner(loaded, staging, images, Stats(), trusted=trusted)
+                for _ in cleaner.sweep().steps():
+                    pass
         finally:
             for logger in loggers:
                 logger.removeHandler(handler)

@@ -77,8 +77,8 @@ def _texts(path: Path) -> Iterator[Text]:
         elif isinstance(node, ast.Call):
             name = ast.unparse(node.func)
             if name == "Condition":
-                levels = [each.value for each in node.keywords if each.arg == "level"]
-                level = LEVELS[levels[0].attr.lower()] if levels else "ERROR"
+                levels = [ast.unparse(each.value) for each in node.keywords if each.arg == "level"]
+                level = levels[0].removeprefix("logging.") if levels else "ERROR"
                 said = [(level, node.args[1]), ("INFO", node.args[2])]
             elif name == "ConfigError" and not isinstance(node.args[0], ast.Name | ast.Call):
                 said = [("", node.args[0])]  # else it is another exception's text

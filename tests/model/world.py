@@ -10,27 +10,26 @@ import os
 import shutil
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 from watcher.database.images import Images, ImageState
-from watcher.database.server import Server
+from watcher.database.server import Row
 from watcher.database.sqlite import SQLite
-from watcher.errors import DatabaseError
 from watcher.reconcile.age import AgeClock
-from watcher.reconcile.cleaner import Cleaner, Outcome
+from watcher.reconcile.budget import RemovalBudget
+from watcher.reconcile.cleaner import Cleaner, Pass
+from watcher.reconcile.planner import Planner
 from watcher.staging.directory import Identity, Staging
-from watcher.triggers.directory_watch import DirectoryWatch
-from watcher.workqueue import WorkQueue
+from watcher.stats import Stats
 
 GRACE = 60.0
 MAX_LAG = 50.0  # seconds; shorter than the grace, as the documentation demands
-BRAKE = 2
+LIMIT = 2
+DAY = 86400.0
+GRAIN = 60.0  # seconds by which the watcher may count a day longer
 START = 1_700_000_000.0
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -48,7 +47,7 @@ class Entry:
     """One name in the directory; ``owner`` is the image, by generation, that it was made for."""
 
     inode: int
-    regular: bool
+    kind: str  # file, link or directory
     changed: float
     owner: tuple[str, int] | None
 
@@ -64,7 +63,6 @@ class Database:
         self._replica.execute("PRAGMA synchronous = OFF")
         self._replica.execute("PRAGMA journal_mode = MEMORY")
         self._replica.execute("CREATE TABLE images (id VARCHAR(36) PRIMARY KEY, deleted BOOLEAN)")
-        self._replica.execute("INSERT INTO images VALUES ('another', 0)")
 
     def image(self, key: str) -> Image:
         """An image of the primary, by its canonical id."""
@@ -106,9 +104,12 @@ class World:
     at_removals: deque[Callable[[], None]] = field(default_factory=deque)
     #: ids that the database called deleted since the work in hand began
     shown_deleted: set[str] = field(default_factory=set)
-    #: what was wrong with the last second read
-    second_read: str = ""
-    absent_removals: int = 0
+    #: what was wrong with the last stating read
+    stated: str = ""
+    #: the watcher has been shown a row of an image that Glance named here, since its start
+    witnessed: bool = False
+    #: moments at which files without a row were removed since its start
+    absent_removals: list[float] = field(default_factory=list)
     removals: int = 0
     sweeps: int = 0
 
@@ -125,20 +126,25 @@ class World:
         """Whether the primary has a live image of that id."""
         return self.database.image(key).row is ImageState.LIVE
 
+    def within_a_day(self, longer: float = 0) -> int:
+        """Removals of files without a row in the last 24 hours, or a little longer."""
+        return sum(moment > self.now - DAY - longer for moment in self.absent_removals)
+
     def judge(self, name: str) -> None:
         """The watcher has removed that name: was it right, by what is true now?"""
         entry = self.entries.pop(name)
         self.removals += 1
-        assert entry.regular, f"{name} is no regular file"
-        assert entry.owner is not None, f"{name} is no image's file"
+        assert entry.kind != "directory", f"{name} is a directory"
+        assert entry.owner is not None, f"{name} is not an image file"
         key, generation = entry.owner
         current = self.database.image(key).generation == generation
         assert not (current and self.live(key)), f"{name} belongs to a live image"
         if key not in self.shown_deleted:
-            assert not self.second_read, f"{name} was removed on the word of an empty table"
-            assert self.now - entry.changed >= GRACE, f"{name} is young, and no row tells of it"
-            self.absent_removals += 1
-            assert self.absent_removals <= BRAKE, f"{name} is one too many"
+            assert not self.stated, f"{name} was removed on an answer that is {self.stated}"
+            assert self.witnessed, f"{name} was removed by a database that nothing vouches for"
+            assert self.now - entry.changed >= GRACE, f"{name} is young, and has no row"
+            self.absent_removals.append(self.now)
+            assert self.within_a_day() <= LIMIT, f"{name} is one too many"
 
     def close(self) -> None:
         """Leave nothing behind."""
@@ -146,14 +152,53 @@ class World:
         shutil.rmtree(self.home)
 
 
+class FaultyServer(SQLite):
+    """The replica's server, whose answers are wrong in the way that the world asks for."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__({"database": world.database.path})
+        self._world = world
+        self._others = {
+            "empty": SQLite({"database": ":memory:"}),
+            "of another Glance": SQLite({"database": ":memory:"}),
+        }
+        for other in self._others.values():
+            other.ask("CREATE TABLE images (id VARCHAR(36) PRIMARY KEY, deleted BOOLEAN)")
+        self._others["of another Glance"].ask("INSERT INTO images VALUES ('another', 0)")
+
+    def find(self, ids: Sequence[str]) -> list[Row]:
+        """Images that have a row."""
+        rows = super().find(ids)
+        if self._world.fault == "cut":
+            return rows[:-1]
+        if self._world.fault == "uncommitted":
+            return [(row_id, 1, "READ UNCOMMITTED") for row_id, *_ in rows]
+        return rows
+
+    def state(self, ids: Sequence[str], *, causal: bool = False) -> list[Row]:
+        """One row for each id asked for."""
+        rows = super().state(ids, causal=causal)
+        if self._world.fault == "cut":
+            return rows[:-1]
+        if self._world.fault == "doubled":
+            return [*rows[1:], rows[-1]]
+        if self._world.fault == "uncommitted":
+            return [(key, None, None, "READ UNCOMMITTED", 0) for key, *_ in rows]
+        return rows
+
+    def _ask(self, sql: str, parameters: Sequence[str]) -> list[Row]:
+        if self._world.fault == "an error":
+            raise OSError("gone away")
+        other = self._others.get(self._world.fault)
+        return other.ask(sql, parameters) if other else super()._ask(sql, parameters)
+
+
 class ReplicaImages(Images):
-    """Reads the replica; fails, or sees an empty table, when told to."""
+    """Reads the replica, and notes what the watcher was shown."""
 
     def __init__(self, world: World) -> None:
         super().__init__(f"sqlite:///{world.database.path}")
-        self._world = world
-        self._empty = SQLite({"database": ":memory:"})
-        self._empty.ask("CREATE TABLE images (id VARCHAR(36) PRIMARY KEY, deleted BOOLEAN)")
+        self._server, self._world = FaultyServer(world), world
 
     def states(self, ids: Collection[str]) -> dict[str, ImageState]:
         """The first read."""
@@ -161,20 +206,17 @@ class ReplicaImages(Images):
         return self._noted(super().states(ids))
 
     def confirm_absent(self, ids: Collection[str]) -> dict[str, ImageState]:
-        """The second read."""
+        """The stating read."""
         _one_of(self._world.at_reads)
-        self._world.second_read = self._world.fault
+        self._world.stated = self._world.fault
         return self._noted(super().confirm_absent(ids))
 
     def _noted(self, states: dict[str, ImageState]) -> dict[str, ImageState]:
         deleted = {key.lower() for key, state in states.items() if state is ImageState.DELETED}
         self._world.shown_deleted |= deleted
+        known = {ImageState.LIVE, ImageState.DELETED}
+        self._world.witnessed = self._world.witnessed or bool(known & set(states.values()))
         return states
-
-    def _execute(self, ask: Callable[[Server], T]) -> T:
-        if self._world.fault == "error":
-            raise DatabaseError("gone away")
-        return ask(self._empty) if self._world.fault == "empty" else super()._execute(ask)
 
 
 class JudgedStaging(Staging):
@@ -184,13 +226,12 @@ class JudgedStaging(Staging):
         super().__init__(f"{world.path}/")
         self._world = world
 
-    def listing(self) -> tuple[int, Iterator[list[str]]]:
+    def listing(self) -> Iterator[str]:
         """All names, in an order that doesn't depend on the file system."""
-        count, batches = super().listing()
-        return count, (sorted(batch) for batch in batches)
+        return iter(sorted(super().listing()))
 
-    def remove(self, name: str, judged: os.stat_result | None = None) -> int | None:
-        """Remove; whatever vanishes is told."""
+    def remove(self, name: str, judged: os.stat_result | None) -> int | None:
+        """Remove; whatever vanishes is judged."""
         assert not self._world.stopping, f"{name} is to be removed after the stop"
         _one_of(self._world.at_removals)
         try:
@@ -200,25 +241,24 @@ class JudgedStaging(Staging):
                 self._world.judge(gone)
 
 
+def new_cleaner(world: World, staging: Staging, images: Images) -> Cleaner:
+    """The cleaner, on the model's time."""
+    budget = RemovalBudget(LIMIT, clock=lambda: world.now)
+    planner = Planner(staging, images, budget, absent_grace=GRACE, clock=ModelClock(world))
+    return CountedCleaner(world, staging, planner)
+
+
 class CountedCleaner(Cleaner):
-    """The cleaner, with the model's time."""
+    """Counts its sweeps, also those that were started and went on later."""
 
-    def __init__(self, world: World, staging: Staging, images: Images) -> None:
-        super().__init__(
-            staging,
-            images,
-            absent_grace=GRACE,
-            max_absent_removals=BRAKE,
-            stopping=lambda: world.stopping,
-        )
+    def __init__(self, world: World, staging: Staging, planner: Planner) -> None:
+        super().__init__(staging, planner, Stats())
         self._world = world
-        self._judge.clock = ModelClock(world)
 
-    def sweep(self, between: Callable[[int, int], None] = lambda done, count: None) -> Outcome:
-        """A sweep begins; the brake is let go."""
+    def sweep(self, *, count: int | None = None) -> Pass:
+        """A sweep begins."""
         self._world.sweeps += 1
-        self._world.absent_removals = 0
-        return super().sweep(between)
+        return super().sweep(count=count)
 
 
 class ModelClock(AgeClock):
@@ -235,11 +275,10 @@ class ModelClock(AgeClock):
         return super().age(os.stat_result((*status[:8], status.st_mtime, changed)))
 
 
-class ModelEvents(DirectoryWatch):
+class ModelWatch:
     """What is watched; the model puts the events on the queue itself, or doesn't."""
 
-    def __init__(self, world: World, queue: WorkQueue) -> None:
-        super().__init__(queue)
+    def __init__(self, world: World) -> None:
         self._world = world
         self._followed: Identity | None = None
         self.waiting = False
@@ -261,33 +300,40 @@ class ModelEvents(DirectoryWatch):
         self._followed, self.waiting = None, not self._world.deaf
 
 
-class Stats(logging.Handler):
-    """Reads the cleaner's lines as operators do: what each pass found, and what came of it."""
+class Lines(logging.Handler):
+    """Reads the cleaner's lines as operators do: what each pass found, and its result."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
         self._open: list[int] = []
         self.passes: list[tuple[int, dict[str, int]]] = []
+        #: a pass ended that began before
+        self.went_on = False
 
     @property
     def unfinished(self) -> int:
-        """Passes that found files and gave no account of them."""
+        """Passes that found files and have not said how they ended."""
         return len(self._open)
 
     def begin(self) -> None:
         """Forget all."""
         self._open.clear()
         self.passes.clear()
+        self.went_on = False
 
     def emit(self, record: logging.LogRecord) -> None:
         """A pass of events may lie within a sweep."""
         text = record.getMessage()
         if text.startswith("Found "):
-            self._open.append(int(text.split()[1]))
+            if (number := text.split()[1]).isdigit():
+                self._open.append(int(number))
         elif text.startswith("Cleaned "):
             words = text.replace("(", "").split()
             counts = {"cleaned": int(words[1]), "ignored": int(words[5]), "error": int(words[7])}
-            self.passes.append((self._open.pop(), counts))
+            if self._open:
+                self.passes.append((self._open.pop(), counts))
+            else:
+                self.went_on = True
 
 
 def _one_of(things: deque[Callable[[], None]]) -> None:

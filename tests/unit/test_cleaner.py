@@ -42,10 +42,10 @@ class Host:
         self.images = Images(url)
         self.staging = Staging(f"{self.path}/")
 
-    def cleaner(self, *, trusted: bool = True, **limits: float) -> Cleaner:
-        return new_cleaner(self.staging, self.images, trusted=trusted, **limits)  # type: ignore[arg-type]
+    def cleaner(self, *, trusted: bool = True, **limits: Any) -> Cleaner:
+        return new_cleaner(self.staging, self.images, trusted=trusted, **limits)
 
-    def sweep(self, **options: float) -> Outcome:
+    def sweep(self, **options: Any) -> Outcome:
         with self.staging:
             return sweep(self.cleaner(**options))
 
@@ -359,7 +359,8 @@ def test_a_pass_goes_on_where_a_database_error_stopped_it(
     host.glance.insert(*live)
     host.glance.insert(*dead, deleted=True)
     host.stage(*live, *dead)
-    read, reads, asked = host.images.states, iter(range(20)), []
+    read, reads = host.images.states, iter(range(20))
+    asked: list[str] = []
 
     def failing(ids: set[str]) -> dict[str, ImageState]:
         if next(reads) % 2:

@@ -148,24 +148,6 @@ def test_the_lag_of_a_notification(
     assert lag_of(metadata) == lag
 
 
-def test_a_notified_image_waits_as_long_as_is_asked_for() -> None:
-    """Told again it waits no longer, and the first time counts."""
-    now = [100.0]
-    queue = WorkQueue(lambda: now[0])
-    delays = iter([0.5, 0.3])
-    endpoint = Endpoint(queue, Stats(), lambda: next(delays))
-    endpoint.info({}, "image.host", "image.delete", {"id": ID}, None)
-    now[0] += 0.4
-    assert not queue.take_events()
-    endpoint.info({}, "image.host", "image.delete", {"id": ID}, None)
-    now[0] += 0.1
-    taken = queue.take_events()
-    assert list(taken) == [Image(ID)]
-    assert (taken[Image(ID)].attempt, taken[Image(ID)].since) == (0, 100.0)
-    now[0] += 10
-    assert not queue.take_events()
-
-
 def test_an_invalid_id_is_one_debug_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="watcher")
     keys("image.delete", {"id": "../../etc/passwd\n2026 ERROR forged"})

@@ -454,7 +454,8 @@ def test_a_sweep_goes_on_where_the_database_failed(
     world = new_world()
     world.stage(True, 50)
     world.stage(False, 50)
-    read, queries, asked = world.images.states, iter(range(1, 1000)), []
+    read, queries = world.images.states, iter(range(1, 1000))
+    asked: list[str] = []
 
     def fickle(ids: set[str]) -> dict[str, ImageState]:
         if next(queries) % 3 == 0:

@@ -12,7 +12,6 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
@@ -65,15 +64,10 @@ _DURABLE_QUEUES = (
 
 
 class Endpoint:
-    """What oslo.messaging calls for each notification of priority INFO.
+    """What oslo.messaging calls for each notification of priority INFO."""
 
-    :param delay: asked for each image: seconds until it is looked at
-    """
-
-    def __init__(
-        self, queue: WorkQueue, stats: Stats, delay: Callable[[], float] = lambda: 0.0
-    ) -> None:
-        self._queue, self._stats, self._delay = queue, stats, delay
+    def __init__(self, queue: WorkQueue, stats: Stats) -> None:
+        self._queue, self._stats = queue, stats
 
     def info(
         self,
@@ -90,7 +84,7 @@ class Endpoint:
         if key is None:
             LOG.debug("Notification %s without a valid image id; ignoring", EVENT_TYPE)
         else:
-            self._queue.put(Image(key), delay=self._delay())
+            self._queue.put(Image(key))
             self._stats.notifications += 1
             if (lag := lag_of(metadata)) is not None:
                 self._stats.lag.add(lag)
@@ -127,7 +121,6 @@ class NotificationListener:
     """Listens in threads of oslo.messaging, one of its own supervises, and starts it again after
     every fault.
 
-    :param delay: as for `Endpoint`
     :raises ConfigError: the transport URL can't be used
     """
 
@@ -136,7 +129,6 @@ class NotificationListener:
         conf: cfg.ConfigOpts,
         queue: WorkQueue,
         stats: Stats,
-        delay: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._conf, self._queue = conf, queue
         # One transport for the whole life: it reads the options, it doesn't connect.
@@ -149,7 +141,7 @@ class NotificationListener:
             messaging.Target(exchange=options.exchange or conf.control_exchange, topic=topic)
             for topic in topics
         ]
-        self._endpoint = Endpoint(queue, stats, delay)
+        self._endpoint = Endpoint(queue, stats)
         self._pool = options.pool
         self._brokers = _brokers(self._url)
         self._stopping = threading.Event()
