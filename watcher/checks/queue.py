@@ -111,7 +111,7 @@ def queue(declared: Declared, vhost: str, exchange: Difference | None = None) ->
     name = f"queue {declared.name}"
     delete = (
         f"rabbitmqctl delete_queue --vhost {vhost} {declared.name} while the service is stopped; "
-        "it declares it anew"
+        "it declares it again"
     )
     if exchange is not None and exchange == declared.difference:
         delete = "see to the exchange first"  # a new queue would be no better

@@ -98,7 +98,7 @@ class ConnectionLog(logging.Handler):
         self._ignored: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
     def attach(self) -> None:
-        """Read these logs, whatever levels and handlers the operator's configuration gives them."""
+        """Read these logs at any levels and handlers that the operator's configuration sets."""
         for name in _LOGGERS:
             logger = logging.getLogger(name)
             if self not in logger.handlers:

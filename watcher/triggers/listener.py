@@ -206,7 +206,7 @@ class NotificationListener:
             began = time.monotonic()
             try:
                 self._listen()
-            except Exception as error:  # noqa: BLE001 - whatever it is, the next try may go well
+            except Exception as error:  # noqa: BLE001 - the next try may succeed
                 self._lose(cause_of(str(error)) or type(error).__name__)
             long = time.monotonic() - began > RENEW_INTERVAL and self._listening
             self._listening = False
