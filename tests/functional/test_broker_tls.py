@@ -117,7 +117,7 @@ def test_a_client_certificate(new_host: Callable[..., Host], tls: Tls) -> None:
 @pytest.mark.parametrize(
     ("changed", "found"),
     [
-        ({"ssl_cert_file": "", "ssl_key_file": ""}, "alert|reset|closed|lost"),
+        ({"ssl_cert_file": "", "ssl_key_file": ""}, "alert|reset|closed|lost|EOF"),
         ({"ssl_ca_file": "other.crt"}, "certificate verify failed"),
         ({"ssl_ca_file": "no-such.crt"}, "ssl_ca_file = .*no-such.crt: No such file"),
         ({"ssl_cert_file": "no-such.crt"}, "ssl_cert_file = .*no-such.crt: No such file"),

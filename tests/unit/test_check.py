@@ -3,6 +3,7 @@
 
 import errno
 import os
+import ssl
 import sys
 from pathlib import Path
 
@@ -331,6 +332,7 @@ def test_no_part_of_a_password_is_told() -> None:
     error = ValueError("Port could not be cast to integer value as 's3cr3t'")
     assert "s3cr3t" not in why_not_connected(error)
     assert why_not_connected(OSError("[Errno 111] no")) == "[Errno 111] no"
+    assert "verify failed" in why_not_connected(ssl.SSLCertVerificationError("verify failed"))
 
 
 @pytest.mark.parametrize(

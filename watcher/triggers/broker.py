@@ -87,7 +87,9 @@ def consumers(transport: Any, url: Any, queue: str) -> int:
 
 def why_not_connected(error: Exception) -> str:
     """The cause in what oslo.messaging or kombu raised, in one line without secrets."""
-    if isinstance(error, ValueError):  # by the parser of URLs; it quotes parts of a password
+    # By the parser of URLs, which quotes parts of a password; a certificate that can't be verified
+    # is an OSError as well.
+    if isinstance(error, ValueError) and not isinstance(error, OSError):
         return "transport_url can't be used; no user or password in it may have a /, escaped or not"
     return cause_of(str(error)) or type(error).__name__
 
