@@ -42,7 +42,7 @@ _ENTRY: list[type[FileSystemEvent]] = [
     FileMovedEvent,
 ]
 _DESCRIPTORS = 3  # that watchdog opens for one watch
-_THREADS = 5  # that watchdog starts for two watches, at most
+_THREADS = 3  # that watchdog starts for one watch
 _IN_CREATE = 0x100
 _LIMITS = {
     errno.ENOSPC: "inotify watch limit reached",
@@ -58,6 +58,8 @@ class DirectoryWatch:
     def __init__(self, queue: WorkQueue) -> None:
         self._queue = queue
         self._observer: BaseObserver | None = None
+        self._above: BaseObserver | None = None
+        self._entry: _Entry | None = None
         self._threads: list[threading.Thread] = []  # without which no event arrives
         # What is watched: the staging directory, or the one above it in which a name must appear
         self._watched: Identity | tuple[str, Identity, str] | None = None
@@ -65,7 +67,9 @@ class DirectoryWatch:
     @property
     def watching(self) -> Identity | None:
         """Directory whose events arrive; None when none do."""
-        return self._watched if isinstance(self._watched, Identity) and self._is_alive() else None
+        if not isinstance(self._watched, Identity) or not self._is_alive():
+            return None
+        return None if self._entry is not None and self._entry.changed else self._watched
 
     def follow(self, staging: Staging) -> None:
         """Watch the open staging directory, and no other one any more.
@@ -78,13 +82,14 @@ class DirectoryWatch:
         # By the open descriptor, so that it can't be another directory; the dot, since watchdog
         # doesn't follow a link at the end of a path.
         path = f"/proc/self/fd/{staging.descriptor}/."
-        observer = self._start(path, _Files(self._queue), _FILES)
+        self._start(path, _Files(self._queue), _FILES)
         self._watched = staging.identity
         # Reports that the directory was moved or deleted; without it the next check finds that.
         above, name = os.path.split(staging.path.rstrip("/"))
-        with contextlib.suppress(OSError, RuntimeError):
-            _check_limits(above)
-            observer.schedule(_Entry(self._queue, name), above, event_filter=_ENTRY)
+        # By an instance of its own, whose events an overflow of the other one doesn't drop.
+        with contextlib.suppress(OSError):
+            self._entry = _Entry(self._queue, name)
+            self._above = _observe(above, self._entry, _ENTRY)
 
     def wait_for(self, path: str) -> None:
         """Watch the nearest directory above a path that doesn't exist, until it may exist.
@@ -109,38 +114,44 @@ class DirectoryWatch:
 
     def stop(self) -> None:
         """End the watch and its threads, in a few seconds at most."""
-        observer, self._observer = self._observer, None
-        self._watched = None
-        if observer is not None:
-            _stop(observer)
+        observers = (self._observer, self._above)
+        self._observer = self._above = self._entry = self._watched = None
+        for observer in observers:
+            if observer is not None:
+                _stop(observer)
 
     def _is_alive(self) -> bool:
         return self._observer is not None and all(thread.is_alive() for thread in self._threads)
 
     def _start(
         self, path: str, handler: FileSystemEventHandler, events: list[type[FileSystemEvent]]
-    ) -> BaseObserver:
+    ) -> None:
         self.stop()
-        _check_limits(path)
         before = set(threading.enumerate())
-        observer = None
-        try:
-            observer = Observer()
-            observer.schedule(handler, path, event_filter=events)
-            observer.start()
-        except (OSError, RuntimeError) as error:
-            if observer is not None:
-                _stop(observer)
-            if isinstance(error, OSError):
-                raise
-            raise _no_thread() from None
-        self._observer = observer
+        self._observer = _observe(path, handler, events)
         self._threads = [
             thread
             for thread in threading.enumerate()
             if isinstance(thread, BaseThread) and thread not in before
         ]
-        return observer
+
+
+def _observe(
+    path: str, handler: FileSystemEventHandler, events: list[type[FileSystemEvent]]
+) -> BaseObserver:
+    _check_limits(path)
+    observer = None
+    try:
+        observer = Observer()
+        observer.schedule(handler, path, event_filter=events)
+        observer.start()
+    except (OSError, RuntimeError) as error:
+        if observer is not None:
+            _stop(observer)
+        if isinstance(error, OSError):
+            raise
+        raise _no_thread() from None
+    return observer
 
 
 class _Handler(FileSystemEventHandler):
@@ -176,10 +187,14 @@ class _Entry(_Handler):
     def __init__(self, queue: WorkQueue, name: str) -> None:
         super().__init__(queue)
         self._name = name
+        #: it was replaced, moved or deleted
+        self.changed = False
 
     def key_of(self, event: FileSystemEvent) -> Key | None:
-        named = self._name in (_name(event.src_path), _name(event.dest_path))
-        return Directory() if named else None
+        if self._name not in (_name(event.src_path), _name(event.dest_path)):
+            return None
+        self.changed = True
+        return Directory()
 
 
 def _name(path: bytes | str) -> str:
