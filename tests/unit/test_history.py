@@ -178,6 +178,7 @@ def test_a_file_that_is_rotated_meanwhile_is_read_once(
         ((NOW - timedelta(days=3)).isoformat(), ["2", "0"]),
         ((NOW - timedelta(days=3)).strftime("%Y-%m-%dT%H:%M:%SZ"), ["2", "0"]),
     ],
+    ids=["all", "days", "hours", "minutes", "seconds", "weeks", "date", "offset", "Z"],
 )
 def test_since(
     path: Path, listed: Callable[..., Listing], since: str | None, expected: list[str]
@@ -210,7 +211,7 @@ def test_one_image(path: Path, listed: Callable[..., Listing]) -> None:
 @pytest.mark.parametrize(
     "bad",
     [
-        line()[:40] + "\n",
+        pytest.param(line()[:40] + "\n", id="half"),
         "x" * (history.MAX_LINE * 2) + "\n",
         "[" * 60000 + "\n",
         "null\n",
