@@ -97,8 +97,8 @@ class WorkQueue:
         """Put a key, to be taken now or ``delay`` seconds from now.
 
         A key that waits already keeps the earlier of the two times. ``attempt`` and ``since``
-        (default: now) are handed out with the key: those put with that time, and of puts that
-        are due already the least.
+        (default: now) are handed out with the key: those put with that time, or less if a later
+        put says so.
 
         :param replace: the key must not be taken earlier; one that waits gets the later time
         """
@@ -175,11 +175,9 @@ class WorkQueue:
     def _put(self, key: Key, delay: float, now: float, waiting: Waiting) -> None:
         ready, delayed = self._ready.get(key), self._delayed.get(key)
         if ready is not None:
-            self._ready[key] = Waiting(
-                min(ready.attempt, waiting.attempt), min(ready.since, waiting.since)
-            )
+            self._ready[key] = _merged(ready, waiting)
         elif delayed is not None and (delayed.fixed or delayed.due <= now + max(0.0, delay)):
-            return
+            self._delayed[key] = delayed._replace(waiting=_merged(delayed.waiting, waiting))
         elif delayed is None and self.depth >= MAX_KEYS and isinstance(key, Image | File):
             self._put(Sweep(), 0.0, now, waiting)
         elif delay <= 0:
@@ -216,3 +214,7 @@ class WorkQueue:
             if delayed is not None and not stale:
                 del self._delayed[key]
                 self._ready.setdefault(key, delayed.waiting)
+
+
+def _merged(one: Waiting, other: Waiting) -> Waiting:
+    return Waiting(min(one.attempt, other.attempt), min(one.since, other.since))

@@ -335,6 +335,8 @@ class Model(RuleBasedStateMachine):
         self.create(witness, upper=False)
         self.replicate()
         self.write(witness, "lost")
+        if self.reconciler._sweep is not None:
+            self._sweep(LONGEST_WAIT)  # it ends what it began
         self._sweep(LONGEST_WAIT)
         while residue := self._residue():
             assert not {ImageState.DELETED} & {self._row(name) for name in residue}

@@ -476,6 +476,32 @@ def test_a_sweep_goes_on_where_the_database_failed(
 
 
 @pytest.mark.usefixtures("no_wait")
+def test_a_sweep_that_is_asked_for_meanwhile_looks_at_everything(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after a reconnect, say: it must see what the interrupted one had passed."""
+    monkeypatch.setattr(cleaner_module, "FILES_PER_STEP", 1)
+    [image] = world.left
+    world.stage(False, 5)
+    read, asked = world.images.states, iter(range(100))
+
+    def fail_late(ids: set[str]) -> dict[str, ImageState]:
+        if next(asked) == 5:
+            raise DatabaseError("gone away")
+        return read(ids)
+
+    monkeypatch.setattr(world.images, "states", fail_late)
+    monkeypatch.setattr(
+        world.cleaner.staging, "listing", lambda: iter(sorted(world.left, key=image.__ne__))
+    )
+    world.do(Sweep())
+    assert world.causes()
+    world.delete(image)
+    world.queue.put(Sweep())
+    world.run(lambda: image not in world.left)
+
+
+@pytest.mark.usefixtures("no_wait")
 @pytest.mark.parametrize("with_sweep", [True, False])
 def test_what_is_reported_while_the_database_fails_is_done_when_it_is_back(
     world: World, with_sweep: bool

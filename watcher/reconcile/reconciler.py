@@ -155,30 +155,33 @@ class Reconciler:
             self._sweep = None
             self.conditions["directory"].begin(str(error))
             yield from self._sweep_nothing()
-            self._retry({Sweep(): Waiting(0, time.monotonic()), **keys})
+            self._retry(keys)
 
     def _handle(self, keys: Mapping[Key, Waiting]) -> Iterator[Step]:
         """Events first, then the sweep; what an error leaves undone is put back."""
         if self.conditions["database"].active and time.monotonic() < self._retry_at:
             self._queue.requeue(keys, delay=self._retry_at - time.monotonic())
             return
+        if Sweep() in keys and not keys[Sweep()].attempt:
+            self._sweep = None  # a retry goes on with it; anything else is to look at everything
         try:
             yield from self._clean(keys)
             if Sweep() in keys:
                 yield from self._sweep_all()
         except DatabaseError as error:
             self.conditions["database"].begin(str(error))
-            self._retry({Sweep(): Waiting(0, time.monotonic()), **keys})
+            self._retry(keys)
         else:
             self._failed_tries = 0
             self.conditions["directory"].end()
 
     def _retry(self, keys: Mapping[Key, Waiting]) -> None:
+        """Put keys back, and a sweep: it goes on where it was, or begins."""
         self._failed_tries += 1
         delay = backoff.backoff(self._failed_tries)
         self._retry_at = time.monotonic() + delay
         LOG.debug("Next try in %.2f s", delay)
-        self._queue.requeue(keys, delay=delay)
+        self._queue.requeue({**keys, Sweep(): Waiting(1, time.monotonic())}, delay=delay)
 
     def _sweep_all(self) -> Iterator[Step]:
         if self.conditions["database"].active or not self._checked:
@@ -212,7 +215,7 @@ class Reconciler:
             self._images.check()
         except DatabaseError as error:
             self.conditions["database"].begin(str(error))
-            self._retry({Sweep(): Waiting(0, time.monotonic())})
+            self._retry({})
         else:
             self.conditions["database"].end()
             self._stats.swept(0.0, Tally())
