@@ -134,7 +134,7 @@ def test_how_long_a_file_has_been_seen_as_it_is(
 def test_what_is_too_much_to_remember_is_young(
     now: FakeTime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(age_module, "MOST", 2)
+    monkeypatch.setattr(age_module, "MAX_SEEN", 2)
     sightings = Sightings(lambda: now.monotonic)
     assert [sightings.age(name, seen()) for name in "abc"] == [0, 0, -math.inf]
     now.run(60)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watcher.cli.table import human_age, human_size, printable
+from watcher.cli.table import human_age, human_size, one_word
 
 
 @pytest.mark.parametrize(
@@ -47,12 +47,12 @@ def test_ages(seconds: float, text: str) -> None:
 
 @given(st.binary(min_size=1, max_size=40))
 def test_any_name_becomes_one_harmless_word(raw: bytes) -> None:
-    shown = printable(raw.decode("utf-8", "surrogateescape"))
+    shown = one_word(raw.decode("utf-8", "surrogateescape"))
     assert shown.isprintable() and not re.search(r"\s", shown)
 
 
 @given(st.sets(st.binary(min_size=1, max_size=8), min_size=2))
 def test_no_two_names_look_the_same(names: set[bytes]) -> None:
-    assert len({printable(name.decode("utf-8", "surrogateescape")) for name in names}) == (
+    assert len({one_word(name.decode("utf-8", "surrogateescape")) for name in names}) == (
         len(names)
     )

@@ -16,10 +16,10 @@ from watcher.database.server import Server as Connection
 from watcher.database.url import target
 from watcher.errors import ConfigError, DatabaseError
 
-MOST = 10_000  # rows that are counted; a large table would take minutes
+MAX_COUNTED = 10_000  # rows that are counted; a large table would take minutes
 
 _NO_IMAGE = "00000000-0000-0000-0000-000000000000"
-_COUNT = f"SELECT count(*) FROM (SELECT images.id FROM images LIMIT {MOST + 1}) AS found"  # noqa: S608
+_COUNT = f"SELECT count(*) FROM (SELECT images.id FROM images LIMIT {MAX_COUNTED + 1}) AS found"  # noqa: S608
 _POSTGRESQL_WRITE = (
     "SELECT has_table_privilege('images', 'INSERT, UPDATE, DELETE, TRUNCATE')"
     " OR has_any_column_privilege('images', 'INSERT, UPDATE')"
@@ -119,7 +119,7 @@ def server(found: Server) -> Check:
 def rows(count: int) -> Check:
     """Whether the table looks like that of a Glance in use.
 
-    :param count: at most one more than `MOST`
+    :param count: at most one more than `MAX_COUNTED`
     """
     if not count:
         return Check(
@@ -128,7 +128,7 @@ def rows(count: int) -> Check:
             "the images table has no row at all: no file without a row is removed",
             "nothing, if this cloud is new; else correct [database] connection, it is another one",
         )
-    number = f"more than {MOST:,}" if count > MOST else f"{count:,}"
+    number = f"more than {MAX_COUNTED:,}" if count > MAX_COUNTED else f"{count:,}"
     return Check("images", Result.OK, f"{number} row{'s' * (count > 1)} in the images table")
 
 
@@ -195,7 +195,7 @@ class _Probe(Images):
         return Server(self.backend, replica, galera, waits, isolation)
 
     def count(self) -> int:
-        """Rows of the table, up to one more than `MOST`."""
+        """Rows of the table, up to one more than `MAX_COUNTED`."""
         return int(self._first(_COUNT))
 
     def privileges(self) -> Privileges:

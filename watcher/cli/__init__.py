@@ -100,11 +100,11 @@ def split(args: list[str]) -> tuple[str | None, list[str]]:
 
 def _end_by_signal(end: Interrupted) -> int:
     # By the signal itself, so that a shell breaks off its loop too.
-    from watcher.cli import output  # noqa: PLC0415 - see above
+    from watcher.cli import terminal  # noqa: PLC0415 - see above
     from watcher.errors import ConfigError  # noqa: PLC0415
 
     with suppress(ConfigError):
-        output.flush()
+        terminal.flush()
     if end.done:
         print(f"{PROGRAM}: Stopped: {end.done}", file=sys.stderr)
     signal.signal(end.number, signal.SIG_DFL)
@@ -162,13 +162,13 @@ def _command(name: str, args: Sequence[str]) -> int:
         for option in ("log_file", "log_dir"):
             loaded.set_override(option, None)
     from watcher import logs  # noqa: PLC0415
-    from watcher.cli import output  # noqa: PLC0415
+    from watcher.cli import terminal  # noqa: PLC0415
 
     logs.setup(loaded)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files in any encoding
     code = command.run(loaded)
-    output.flush()
+    terminal.flush()
     return code
 
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 
 from watcher.checks import broker, database, directory, glance, outputs
 from watcher.checks.result import Check, Result
-from watcher.cli.output import flush, painted, say, say_json
+from watcher.cli.jsonlines import say_json
+from watcher.cli.terminal import flush, painted, printable, say
 from watcher.conf import Config
 
 NAME = 14  # columns
@@ -90,13 +91,3 @@ def fields(check: Check) -> dict[str, object]:
         "found": printable(check.found),
         "remedy": check.remedy and printable(check.remedy),
     }
-
-
-def printable(line: str) -> str:
-    """A text of others, harmless to a terminal: what isn't printable is escaped."""
-    return "".join(
-        letter
-        if letter.isprintable()
-        else letter.encode("unicode_escape", "surrogatepass").decode()
-        for letter in line
-    )

@@ -20,8 +20,9 @@ from typing import IO, Any, NamedTuple
 
 from oslo_config import cfg
 
-from watcher.cli.output import name_fields, say, say_json
-from watcher.cli.table import human_size, printable
+from watcher.cli.jsonlines import name_fields, say_json
+from watcher.cli.table import human_size, one_word
+from watcher.cli.terminal import say
 from watcher.conf import DISTRIBUTION, GROUP
 from watcher.errors import ConfigError
 from watcher.telemetry.audit import UTC
@@ -149,7 +150,7 @@ def _records(path: str, begin: datetime.datetime | None, summary: Summary) -> It
         except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
             summary.unreadable += 1
             cause = getattr(error, "strerror", None) or error
-            print(f"{DISTRIBUTION}: Cannot read {printable(name)}: {cause}", file=sys.stderr)
+            print(f"{DISTRIBUTION}: Cannot read {one_word(name)}: {cause}", file=sys.stderr)
     if current is not None:
         summary.files += 1
         with current:
@@ -282,7 +283,7 @@ class _Table:
             self._line(
                 record.time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
                 human_size(record.size).replace(" ", ""),
-                printable(os.path.basename(record.path)),
+                one_word(os.path.basename(record.path)),
                 record.state,
                 record.trigger,
                 "-" if record.latency is None else human_latency(record.latency),

@@ -6,10 +6,11 @@ from contextlib import nullcontext
 from itertools import islice
 
 from watcher.cli.inventory import ERROR, VERDICTS, Finding, Totals, findings
-from watcher.cli.output import finding_fields, say, say_json
+from watcher.cli.jsonlines import finding_fields, say_json
 from watcher.cli.progress import Bar, bar
 from watcher.cli.signals import Interruption
 from watcher.cli.table import Table
+from watcher.cli.terminal import say
 from watcher.reconcile.cleaner import FILES_PER_STEP, Cleaner
 from watcher.staging.directory import Staging
 

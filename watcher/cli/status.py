@@ -9,9 +9,10 @@ from oslo_config import cfg
 from sqlalchemy.engine import make_url
 
 from watcher.cli.inventory import ERROR, REMOVE, VERDICTS, Totals
+from watcher.cli.jsonlines import finding_fields, say_json, totals_fields
 from watcher.cli.listing import list_findings
-from watcher.cli.output import finding_fields, say, say_json, totals_fields
-from watcher.cli.table import human_age, human_size, printable, say_totals
+from watcher.cli.table import human_age, human_size, one_word, say_totals
+from watcher.cli.terminal import say
 from watcher.conf import database_url
 from watcher.database.images import Images
 from watcher.errors import ConfigError, DatabaseError
@@ -20,7 +21,7 @@ from watcher.staging.directory import Staging
 from watcher.staging.mounts import mount_type
 from watcher.stats import Stats
 
-MOST = 20  # files at a glance
+MAX_LISTED = 20  # files at a glance
 
 
 class FileSystem(NamedTuple):
@@ -79,7 +80,7 @@ def run(conf: cfg.ConfigOpts, *, every: bool, as_json: bool) -> int:
                 new_cleaner(conf, staging, images, Stats()),
                 as_json=as_json,
                 verdicts=VERDICTS if every else (ERROR, REMOVE),
-                most=None if every else MOST,
+                most=None if every else MAX_LISTED,
             )
         if as_json:
             _say_status(staging, system, database, totals)
@@ -113,21 +114,21 @@ def _file_system(staging: Staging) -> FileSystem:
 
 
 def _say_head(staging: Staging, system: FileSystem | None, database: Database) -> None:
-    say(f"Staging directory  {printable(staging.path)}")
+    say(f"Staging directory  {one_word(staging.path)}")
     if system is None:
         say("File system        none: Glance has not made the directory yet")
     else:
         free, size = human_size(system.free), human_size(system.size)
         say(f"File system        {system.type}, {free} free of {size}")
     reached = "cannot be asked" if database.error else "reachable"
-    say(f"Database           {database.kind} at {printable(database.host)}, {reached}\n")
+    say(f"Database           {database.kind} at {one_word(database.host)}, {reached}\n")
 
 
 def _say_end(totals: Totals) -> None:
     if totals.files:
         say_totals(totals)
     if totals.oldest is not None and totals.oldest.age is not None:
-        age, name = human_age(totals.oldest.age), printable(totals.oldest.name)
+        age, name = human_age(totals.oldest.age), one_word(totals.oldest.name)
         say(f"Oldest residue     {age}, {name}")
     if totals.unwitnessed:
         say(

@@ -6,11 +6,12 @@ from contextlib import nullcontext
 from oslo_config import cfg
 
 from watcher.cli.inventory import ERROR, REMOVE, Totals
+from watcher.cli.jsonlines import failed_fields, removed_fields, say_json, totals_fields
 from watcher.cli.listing import list_findings
-from watcher.cli.output import failed_fields, removed_fields, say, say_json, totals_fields
 from watcher.cli.progress import Bar, bar
 from watcher.cli.signals import Interrupted, Interruption
 from watcher.cli.table import human_size, say_totals
+from watcher.cli.terminal import say
 from watcher.conf import GROUP, database_url
 from watcher.database.images import Images
 from watcher.errors import ConfigError

@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Sequence
 
 from watcher.cli.inventory import ERROR, RECHECK, REMOVE, VERDICTS, Finding, Totals
-from watcher.cli.output import painted, say
+from watcher.cli.terminal import painted, say
 
 LEFT = 22  # columns before the name
 ID = 36
@@ -36,7 +36,7 @@ class Table:
             return
         rows = sorted((VERDICTS.index(each.verdict), each.name, each) for each in findings)
         if not self._name_width:
-            widths = (_width(printable(each.name)) for each in findings)
+            widths = (_width(one_word(each.name)) for each in findings)
             room = self._columns - LEFT - 2 - REASON
             self._name_width = int(max(ID, min(max(widths), LONGEST, room)))
             self._with_image = room - self._name_width >= 2 + ID
@@ -53,7 +53,7 @@ class Table:
             finding.verdict,
             _compact(finding.size),
             "-" if finding.age is None else human_age(finding.age),
-            printable(finding.name),
+            one_word(finding.name),
             finding.image_id or "-",
             finding.reason,
         )
@@ -111,7 +111,7 @@ def human_age(seconds: float) -> str:
     return f"{'-' * (seconds <= -1)}{size // 1:.0f}s"
 
 
-def printable(name: str) -> str:
+def one_word(name: str) -> str:
     """A file's name, harmless to a terminal and without blanks; quoted where it isn't plain."""
     if name.isprintable() and " " not in name and name[0] not in "'\"":
         return name

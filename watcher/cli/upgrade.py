@@ -13,7 +13,8 @@ from oslo_upgradecheck import upgradecheck
 
 from watcher import conf as configuration
 from watcher.checks.result import Check, Result
-from watcher.cli.check import SECTIONS, printable
+from watcher.cli.check import SECTIONS
+from watcher.cli.terminal import printable
 from watcher.errors import ConfigError
 
 PROGRAM = "glance-staging-watcher-status"

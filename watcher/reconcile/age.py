@@ -13,7 +13,7 @@ from oslo_log import log
 LOG = log.getLogger(__name__)
 
 STEP = 1.0  # seconds; what adjusts the clock smoothly stays far below this between two looks
-MOST = 10_000  # files that are remembered: 4 MB
+MAX_SEEN = 10_000  # files that are remembered: 4 MB
 
 
 class _Seen(NamedTuple):
@@ -72,7 +72,7 @@ class Sightings:
     def age(self, name: str, status: os.stat_result) -> float:
         """Seconds since that file was first seen in this state, 0 for the first time; negative
         when there are too many to remember it."""
-        if len(self._now) >= MOST and name not in self._now:
+        if len(self._now) >= MAX_SEEN and name not in self._now:
             return -math.inf
         # Not the inode's number: in user space it may be another one at each look.
         state = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)

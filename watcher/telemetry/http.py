@@ -63,7 +63,7 @@ _LANDING_PAGE = f"""<!DOCTYPE html>
 </html>
 """
 
-Check = Callable[[], Mapping[str, str | None]]
+Causes = Callable[[], Mapping[str, str | None]]
 
 
 class Server(ThreadingHTTPServer):
@@ -160,7 +160,7 @@ class Handler(MetricsHandler):
     """Answers one GET or HEAD request of a connection."""
 
     #: by path, the components that a page reports, each with the cause of its failure
-    checks: Mapping[str, Check]
+    checks: Mapping[str, Causes]
 
     server: Server
 
@@ -241,10 +241,10 @@ def new_server(
     *,
     stats: Stats,
     queue: WorkQueue,
-    conditions: Check,
+    conditions: Causes,
     ready: Callable[[], bool],
     sweep_interval: Callable[[], float],
-    alive: Check | None = None,
+    alive: Causes | None = None,
 ) -> Server:
     """Return the configured server; it listens, but is not started.
 

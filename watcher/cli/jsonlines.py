@@ -1,70 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What commands write to stdout: lines for people, and JSON lines for programs.
+"""JSON lines that commands write to stdout, for programs.
 
-The JSON is an interface: docs/formats.md has its fields.
+They are an interface: docs/formats.md has the fields.
 """
 
 import base64
 import json
 import os
-import sys
-from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TypeVar
 
 from watcher.cli.inventory import Finding, Totals
-from watcher.errors import ConfigError
+from watcher.cli.terminal import say
 from watcher.reconcile.cleaner import Removal
 from watcher.reconcile.planner import Decision
 
 VERSION = 1  # of the JSON; it is raised when a field is renamed, goes, or means something else
-
-K = TypeVar("K")
-
-
-def say(text: str) -> None:
-    """Write a line, or several.
-
-    :raises ConfigError: stdout can't be written to
-    """
-    try:
-        sys.stdout.write(text + "\n")
-    except OSError as error:
-        raise _unwritable(error) from None
-
-
-def flush() -> None:
-    """Write what waits in the buffer.
-
-    :raises ConfigError: stdout can't be written to
-    """
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        raise _unwritable(error) from None
-
-
-def _unwritable(error: OSError) -> ConfigError:
-    # The interpreter would try it once more at its end, and say so at length.
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 1)
-    return ConfigError(f"Cannot write to stdout: {error.strerror}")
-
-
-def painted(words: Mapping[K, str], colours: Mapping[K, str]) -> dict[K, str]:
-    """The words, in colours where there are some: at a terminal, unless NO_COLOR is set."""
-    if not sys.stdout.isatty():
-        return dict(words)
-    from rich.console import Console  # noqa: PLC0415 - only at a terminal
-    from rich.text import Text  # noqa: PLC0415
-
-    console = Console()
-    made = {}
-    for key, word in words.items():
-        with console.capture() as captured:
-            console.print(Text(word, colours.get(key, "")), end="")
-        made[key] = captured.get()
-    return made
 
 
 def say_json(kind: str, fields: dict[str, object]) -> None:
@@ -76,8 +26,8 @@ def say_json(kind: str, fields: dict[str, object]) -> None:
 
 
 def name_fields(name: str) -> dict[str, object]:
-    """A file's name, which is text and, if it isn't UTF-8, bytes too: not all that reads JSON
-    bears with half a character."""
+    """A file's name, which is text and, if it isn't UTF-8, bytes too: not all readers
+    of JSON accept half a character."""
     raw = os.fsencode(name)
     text = raw.decode("utf-8", "replace")
     exact = text.encode() == raw
