@@ -21,6 +21,8 @@ from tests.packaging.conftest import SOURCE, Dist, needed, unavailable
 from tests.packaging.debian13 import Machine, UnavailableError
 from tests.services.waiting import wait_for
 
+pytestmark = [pytest.mark.large, pytest.mark.timeout(1500)]
+
 NAME = "glance-staging-watcher"
 CONFIG = f"/etc/{NAME}/{NAME}.conf"
 LOG = f"/var/log/{NAME}/{NAME}.log"
