@@ -89,7 +89,7 @@ class Totals:
 
 def findings(
     staging: Staging, planner: Planner, decisions: Iterable[Decision | Progress]
-) -> Iterator[Finding | Progress]:
+) -> Iterator[Finding]:
     """Findings on the files of these decisions, one at a time; a file that can't be removed gives
     its place in the removal budget back, as in a sweep.
 
@@ -100,13 +100,11 @@ def findings(
     try:
         obstacles = _Obstacles(access_to(staging))
         for decision in decisions:
-            if isinstance(decision, Progress):
-                yield decision
-                continue
-            finding = _finding(staging, decision, clock, obstacles)
-            if finding.verdict == ERROR:
-                planner.refund(decision)
-            yield finding
+            if not isinstance(decision, Progress):
+                finding = _finding(staging, decision, clock, obstacles)
+                if finding.verdict == ERROR:
+                    planner.refund(decision)
+                yield finding
     except OSError as error:
         raise ConfigError(f"Cannot read the staging directory: {error}") from None
 

@@ -38,11 +38,10 @@ def list_findings(
         count = staging.count()
         found = findings(staging, cleaner.planner, plan.decisions())
         while step := list(islice(found, FILES_PER_STEP)):
-            files = [finding for finding in step if isinstance(finding, Finding)]
-            for finding in files:
+            for finding in step:
                 totals.add(finding)
             shown.step(totals.files, count)
-            listed = [finding for finding in files if finding.verdict in verdicts]
+            listed = [finding for finding in step if finding.verdict in verdicts]
             if as_json:
                 for finding in listed:
                     say_json("file", finding_fields(finding))
