@@ -218,7 +218,7 @@ def test_options_stand_before_or_after_the_command(host: Host, database_url: str
 
 def test_what_the_service_runs_with_is_its_first_line(host: Host, database_url: str) -> None:
     host.configure(
-        database_url=f"mysql://glance:{SECRET}@{SECRET}@127.0.0.1:1/glance",
+        database_url=f"mysql://glance:{SECRET}%40{SECRET}@127.0.0.1:1/glance",
         transport_url=f"rabbit://glance:{SECRET}@127.0.0.1:1,glance:{SECRET}@[::1]:2/",
         watcher="sweep_interval = 33\nsweep_intervall = 1",
         more="[stagingwatcher]\npool = x",

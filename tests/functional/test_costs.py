@@ -182,7 +182,8 @@ def calls_of_a_sweep(strace: str, host: Host, cleaned: int, ignored: int) -> Cou
 @SQLITE
 @pytest.mark.parametrize("deleted", [True, False])
 def test_system_calls_of_a_sweep(strace: str, host: Host, deleted: bool) -> None:
-    """A removed file: is the directory in its place, is the file regular, unlink. A live one: none.
+    """A look at each file before its row is read; for a removal another one, whether it is still
+    the same, one at the directory, whether it is in its place, and unlink.
 
     Sweeps of different size are compared, so that start and end drop out.
     """
@@ -198,7 +199,9 @@ def test_system_calls_of_a_sweep(strace: str, host: Host, deleted: bool) -> None
     grown.subtract(runs[0])
     looks = sum(grown[name] for name in ("stat", "lstat", "newfstatat", "statx"))
     unlinks = grown["unlink"] + grown["unlinkat"]
-    assert (looks, unlinks) == ((2 * count, count) if deleted else (0, 0)), grown
+    assert unlinks == (count if deleted else 0), grown
+    expected = (3 if deleted else 1) * count
+    assert expected <= looks <= expected + count // 20, grown
     # All else: the listing, pages of the database, memory.
     assert sum(grown.values()) - looks - unlinks <= count // 4, grown
 

@@ -266,7 +266,7 @@ def test_the_limit_on_absent_removals(host: Host, database_url: str) -> None:
         code, said = host.sweep(*arguments)
         assert code == 1
         assert f"{hit}{counts} stale staging files, 3 ignored (0 errors); " in said
-        assert said.count("max_absent_removals") == 1
+        assert said.count("Reached max_absent_removals") == 1
     assert len(os.listdir(host.staging)) == 3
     code, said = host.sweep()
     assert code == 0 and "max_absent_removals" not in said
