@@ -196,9 +196,10 @@ def test_descriptors_and_memory_stay_flat_over_100_000_events(
 SET_CLOCK = """
 import sys, time
 from watcher import cli
-real, begun = time.time, time.monotonic()
+real, asked = time.time, []
 def stepped():
-    return real() + ({step} if time.monotonic() - begun > 1.0 else 0)
+    asked.append(time.monotonic())
+    return real() + ({step} if time.monotonic() - asked[0] > 1.0 else 0)
 time.time = stepped
 import watcher.reconcile.age
 watcher.reconcile.age.AgeClock.__init__.__defaults__ = (stepped, time.monotonic)
@@ -208,8 +209,8 @@ sys.exit(cli.main(sys.argv[1:]))
 
 @pytest.fixture
 def stepping_clock(tmp_path: Path) -> Iterator[Callable[[Host, float], subprocess.Popen[bytes]]]:
-    """Runs the program with a system clock that is set a second after the start; the real clock
-    of a test machine can't be had."""
+    """Runs the program with a system clock that is set a second after it is first asked; the real
+    clock of a test machine can't be had."""
     running: list[subprocess.Popen[bytes]] = []
 
     def start(host: Host, step: float) -> subprocess.Popen[bytes]:
