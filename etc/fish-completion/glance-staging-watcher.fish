@@ -5,6 +5,7 @@ complete -c glance-staging-watcher -f
 complete -c glance-staging-watcher -n __fish_use_subcommand -a sweep -d 'one sweep'
 complete -c glance-staging-watcher -n __fish_use_subcommand -a status -d 'the state at a glance'
 complete -c glance-staging-watcher -n __fish_use_subcommand -a check -d 'whether all is set up well'
+complete -c glance-staging-watcher -n __fish_use_subcommand -a history -d 'what was removed'
 
 complete -c glance-staging-watcher -n '__fish_seen_subcommand_from sweep' -l dry-run -d 'remove nothing'
 complete -c glance-staging-watcher -n '__fish_seen_subcommand_from sweep' -l nodry-run
@@ -12,7 +13,9 @@ complete -c glance-staging-watcher -n '__fish_seen_subcommand_from sweep' -l tru
 complete -c glance-staging-watcher -n '__fish_seen_subcommand_from sweep' -l notrust-database
 complete -c glance-staging-watcher -n '__fish_seen_subcommand_from status' -l all -d 'list all files'
 complete -c glance-staging-watcher -n '__fish_seen_subcommand_from status' -l noall
-complete -c glance-staging-watcher -n '__fish_seen_subcommand_from sweep status check' -l format -x -a 'table json'
+complete -c glance-staging-watcher -n '__fish_seen_subcommand_from history' -l since -x -d 'an age or a time'
+complete -c glance-staging-watcher -n '__fish_seen_subcommand_from history' -l image -x -d 'id of an image'
+complete -c glance-staging-watcher -n '__fish_seen_subcommand_from sweep status check history' -l format -x -a 'table json'
 
 complete -c glance-staging-watcher -l config-file -r -F -d 'a configuration file'
 complete -c glance-staging-watcher -l config-dir -x -a '(__fish_complete_directories)' -d 'a directory of them'

@@ -446,7 +446,7 @@ def ask(
     place = tmp_path / "probe"
     place.mkdir()
     (place / "sitecustomize.py").write_text(PROBE)
-    for name in ("eventlet", "glance", "oslo_db"):  # there to be imported, by whoever tries
+    for name in ("glance", "oslo_db"):  # there to be imported, by whoever tries
         (place / f"{name}.py").touch()
     os.mkfifo(place / "ask")
     path = os.pathsep.join(filter(None, [str(place), os.environ.get("PYTHONPATH")]))
@@ -475,7 +475,7 @@ def ask(
 def test_modules(
     ask: Callable[[Program], tuple[int, set[str]]], bus_host: Host, notifier: GlanceNotifier
 ) -> None:
-    """Eventlet, Glance and tools for tests aren't imported, though they can be."""
+    """Glance and tools for tests aren't imported, though they can be."""
     program = start_listening(bus_host, notifier)
     modules = ask(program)[1]
     assert {"watcher.triggers.listener", "oslo_messaging", "sqlalchemy"} <= modules

@@ -101,7 +101,11 @@ class Manager:
             )
         text = (ROOT / "etc" / NAME).read_text()
         for old, new in (
-            ("/etc/glance/glance-api.conf", "/opt/glance-staging-watcher/glance-api.conf"),
+            (
+                "glance-staging-watcher --log-file",
+                "glance-staging-watcher --config-file "
+                "/opt/glance-staging-watcher/glance-api.conf --log-file",
+            ),
             ("WatchdogSec=5min", "WatchdogSec=4s"),
             ("RestartSec=5", "RestartSec=0"),
         ):
