@@ -119,8 +119,11 @@ def impatient(pair: Galera) -> Iterator[None]:
 
 
 @GALERA
-def test_a_node_catches_up_before_a_file_goes(host: Host, pair: Galera, database_url: str) -> None:
+def test_a_node_catches_up_before_a_file_goes(
+    host: Host, pair: Galera, database: str, database_url: str
+) -> None:
     host.configure(database_url=database_url, watcher=GRACE)
+    wait_shown(pair, database, host.stage_live())
     program = host.start()
     with pair.lagging():
         host.stage_live()
@@ -135,12 +138,13 @@ def test_a_node_catches_up_before_a_file_goes(host: Host, pair: Galera, database
 @GALERA
 @pytest.mark.usefixtures("impatient")
 def test_a_node_that_lags_too_long(
-    new_host: Callable[..., Host], pair: Galera, database_url: str
+    new_host: Callable[..., Host], pair: Galera, database: str, database_url: str
 ) -> None:
     """Longer than itself has patience, or than the watcher has."""
     hosts = {LAGS: new_host(), "Lost connection to MySQL server": new_host()}
     for host, option in zip(hosts.values(), ("", "?read_timeout=1"), strict=True):
         host.configure(database_url=database_url + option, watcher=GRACE)
+        wait_shown(pair, database, host.stage_live())
     programs = {cause: host.start() for cause, host in hosts.items()}
     later = {cause: residue_to_come(host) for cause, host in hosts.items()}
     with pair.lagging():

@@ -95,7 +95,7 @@ def test_the_man_page_has_each_command_and_option(command: str) -> None:
     described = set(re.findall(r"--?[a-zA-Z][\w-]*", text.partition("\nOPTIONS")[2]))
     assert options_of(command) <= described
     assert f"glance-staging-watcher {command}".strip() in text
-    assert not command or re.search(rf"^ +{command}  ", text, re.MULTILINE)
+    assert not command or re.search(rf"^ +{command}(  |$)", text, re.MULTILINE)
 
 
 def test_the_man_page_of_the_upgrade_check_has_its_option() -> None:
