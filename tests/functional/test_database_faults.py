@@ -459,6 +459,7 @@ def test_sweep_with_the_wrong_database(host: Host, server: Database | SQLite) ->
 @ALL
 def test_ids_that_differ_by_case(host: Host, database_url: str) -> None:
     host.configure(database_url=database_url, watcher="absent_grace = 0")
+    host.stage_live()
     program = host.start()
     kept, stale = [], []
     for of_row, of_file in [(str.upper, str.lower), (str.lower, str.upper)]:
