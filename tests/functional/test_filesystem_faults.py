@@ -433,7 +433,7 @@ def test_something_else_in_its_place(often: Host, how: str, reason: str) -> None
     assert said(program) == broken
     exchange(host.staging, other)
     residue = die(host, image)
-    wait_said(program, *broken, READABLE)
+    wait_said(program, *broken, watching(host), READABLE)
     host.wait_gone(residue)
     if how == "file":
         assert other.read_bytes() == b"data"
