@@ -187,6 +187,26 @@ def test_look_ups_in_the_midst_of_a_listing(
     assert staging.files_of(ID) == [f"{ID}.uc"], "also in the new index"
 
 
+def test_the_index_of_a_full_listing_serves_while_the_next_is_under_way(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = {f"{image}.uc": image for image in (str(uuid.uuid4()) for _ in range(3))}
+    for name in images:
+        put(staging, name)
+    names(staging)
+    monkeypatch.setattr(staging_module, "BATCH", 1)
+    listing = staging.listing()
+    listed = next(listing)
+    image = next(image for name, image in images.items() if name != listed)
+    assert staging.files_of(image) == [f"{image}.uc"]
+    os.unlink(staging.full_path(f"{image}.uc"))
+    assert not staging.saw(f"{image}.uc")
+    put(staging, f"{image}.raw")
+    assert staging.saw(f"{image}.raw")
+    list(listing)
+    assert staging.files_of(image) == [f"{image}.raw"]
+
+
 def test_a_listing_that_was_given_up_is_no_index(
     staging: Staging, monkeypatch: pytest.MonkeyPatch
 ) -> None:

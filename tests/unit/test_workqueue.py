@@ -275,7 +275,11 @@ def test_of_two_that_must_not_be_taken_earlier_the_later_time_holds(
 
 
 def test_what_could_not_be_handled_comes_back_as_it_was(queue: WorkQueue, clock: FakeClock) -> None:
-    keys = {Image("a"): Waiting(2, -7.0), File("b"): Waiting(0, -1.0), Sweep(): Waiting(0, 0.0)}
+    keys: dict[Key, Waiting] = {
+        Image("a"): Waiting(2, -7.0),
+        File("b"): Waiting(0, -1.0),
+        Sweep(): Waiting(0, 0.0),
+    }
     queue.requeue(keys, delay=4)
     assert queue.delayed == 3 and queue.take_events() == {}
     assert queue.take() == keys and clock.now == 4
