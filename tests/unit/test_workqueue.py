@@ -356,3 +356,33 @@ def test_who_waits_for_the_end_is_woken_by_it(queue: WorkQueue) -> None:
     queue.close()
     waiter.join(30)
     assert ended == [True] and queue.closed and queue.wait_closed(0)
+
+
+def test_keys_are_due_in_time_after_stale_times_were_dropped(
+    queue: WorkQueue, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [File(str(number)) for number in range(200)]
+    for number, key in enumerate(keys):
+        queue.put(key, delay=1 + number * 37 % 200)
+    for key in keys[::3]:
+        queue.put(key)
+    queue.take()
+    monkeypatch.setattr(workqueue_module, "MAX_STALE", -200)
+    queue.put(File("one more"), delay=150.5)
+    assert len(queue._heap) == queue.delayed == 134
+    due: list[Key] = []
+    while queue.depth:
+        due.extend(queue.take())
+    left = [(1.0 + number * 37 % 200, key) for number, key in enumerate(keys) if number % 3]
+    expected = sorted([*left, (150.5, File("one more"))], key=lambda pair: pair[0])
+    assert due == [key for _, key in expected]
+    assert clock.now == expected[-1][0]
+
+
+def test_a_backlog_does_not_delay_the_end(queue: WorkQueue, clock: FakeClock) -> None:
+    queue.put(Image("a"))
+    queue.put(Image("b"))
+    queue.take()
+    queue.put(Image("c"))
+    queue.close()
+    assert queue.take() == {} and clock.waited == []
