@@ -17,6 +17,7 @@ MANY = 32
 GATHER = 0.01
 
 MAX_KEYS = 100_000  # about 30 MB; beyond them a sweep looks at everything instead
+MAX_STALE = 1000  # times in the heap, beyond as many as wait, of keys that no longer wait for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +198,14 @@ class WorkQueue:
         self._delayed[key] = delayed
         self._sequence += 1
         heapq.heappush(self._heap, (delayed.due, self._sequence, key))
+        if len(self._heap) > 2 * len(self._delayed) + MAX_STALE:
+            self._heap = [entry for entry in self._heap if not self._is_stale(entry)]
+            heapq.heapify(self._heap)
+
+    def _is_stale(self, entry: tuple[float, int, Key]) -> bool:
+        due, _, key = entry
+        delayed = self._delayed.get(key)
+        return delayed is None or delayed.due != due
 
     def _take_ready(self) -> dict[Key, Waiting]:
         taken, self._ready = self._ready, {}
@@ -205,15 +214,12 @@ class WorkQueue:
     def _promote(self) -> None:
         now = self._clock()
         while self._heap:
-            due, _, key = self._heap[0]
-            delayed = self._delayed.get(key)
-            stale = delayed is None or delayed.due != due
-            if not stale and due > now:
+            stale = self._is_stale(self._heap[0])
+            if not stale and self._heap[0][0] > now:
                 return
-            heapq.heappop(self._heap)
-            if delayed is not None and not stale:
-                del self._delayed[key]
-                self._ready.setdefault(key, delayed.waiting)
+            _, _, key = heapq.heappop(self._heap)
+            if not stale:
+                self._ready.setdefault(key, self._delayed.pop(key).waiting)
 
 
 def _merged(one: Waiting, other: Waiting) -> Waiting:

@@ -64,3 +64,31 @@ def test_a_limit_that_changes() -> None:
     assert budget.room == 0
     budget.limit = 5
     assert spend(budget, 5) == 2
+
+
+def test_what_was_not_reserved_cannot_be_given_back() -> None:
+    clock = Clock()
+    budget = RemovalBudget(2, clock)
+    budget.refund()
+    assert budget.room == 2
+    assert budget.reserve()
+    budget.refund()
+    budget.refund()
+    assert budget.room == 2 and spend(budget, 5) == 2
+    clock.now += 3 * WINDOW
+    assert budget.room == 2
+    budget.refund()
+    assert budget.room == 2
+
+
+def test_a_refund_counts_for_the_time_of_its_reservation() -> None:
+    clock = Clock()
+    budget = RemovalBudget(3, clock)
+    assert spend(budget, 1) == 1
+    clock.now += 1000
+    assert spend(budget, 2) == 2
+    budget.refund()
+    clock.now += WINDOW - 900
+    assert budget.room == 2, "only the second is younger than a day"
+    clock.now += 1000
+    assert budget.room == 3

@@ -525,8 +525,9 @@ def test_the_limit_on_absent_images_holds_over_sweeps_and_events(host: Host) -> 
         assert counts(sweep(cleaner)) == (2, 1, 0)
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.EUCLEAN])
 def test_a_file_whose_status_cannot_be_read_stays(
-    host: Host, monkeypatch: pytest.MonkeyPatch
+    host: Host, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     broken, whole = new_id(), new_id()
     host.stage(broken, whole)
@@ -534,7 +535,7 @@ def test_a_file_whose_status_cannot_be_read_stays(
 
     def failing(name: str) -> os.stat_result:
         if name == broken:  # a broken file system can't be had
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            raise OSError(number, os.strerror(number))
         return lstat(name)
 
     monkeypatch.setattr(host.staging, "lstat", failing)
@@ -544,11 +545,12 @@ def test_a_file_whose_status_cannot_be_read_stays(
     assert outcome.young[broken] < 1e6
 
 
-def test_no_row_in_the_table_removes_nothing(host: Host) -> None:
+@pytest.mark.parametrize("trusted", [True, False])
+def test_no_row_in_the_table_removes_nothing(host: Host, trusted: bool) -> None:
     host.glance.clear()
     host.stage(new_id())
     with pytest.raises(DatabaseError, match="no row at all"):
-        host.sweep()
+        host.sweep(trusted=trusted)
     assert len(host.left) == 1
 
 
@@ -779,3 +781,93 @@ def test_a_failure_after_a_removal_is_an_error_line_again(
             host.stage(image)
             assert counts(clean(cleaner, told(image), Trigger.FILE_EVENT)) == (1, 0, 0)
     assert [level for level, text in lines(caplog) if text.startswith("Failed")] == ["ERROR"] * 2
+
+
+def test_a_removal_says_what_was_removed_and_why(host: Host) -> None:
+    deleted, absent = new_id(), new_id()
+    host.glance.insert(deleted, deleted=True)
+    names = [f"{deleted}.qcow2", absent.upper()]
+    for name, size in zip(names, (5000, 20_000), strict=True):
+        (host.path / name).write_bytes(b"x" * size)
+    sizes = [(host.path / name).stat().st_blocks * 512 for name in names]
+    steps: list[Step] = []
+    cleaner = host.cleaner()
+    with host.staging:
+        since = time.monotonic() - 60
+        outcome = finish(cleaner.clean(dict.fromkeys(names, since), Trigger.FILE_EVENT), steps)
+    assert [step._replace(waited=None) for step in steps if isinstance(step, Removal)] == [
+        Removal(
+            f"{host.path}/{names[0]}",
+            deleted,
+            ImageState.DELETED,
+            sizes[0],
+            Trigger.FILE_EVENT,
+            None,
+        ),
+        Removal(
+            f"{host.path}/{names[1]}",
+            absent.upper(),
+            ImageState.ABSENT,
+            sizes[1],
+            Trigger.FILE_EVENT,
+            None,
+        ),
+    ]
+    assert all(step.waited >= 60 for step in steps if isinstance(step, Removal) and step.waited)
+    tally = cleaner.stats.tallies[Trigger.FILE_EVENT]
+    assert (outcome.removed, outcome.size) == (tally.removed, tally.size) == (2, sum(sizes))
+    host.stage(deleted)
+    with host.staging:
+        finish(cleaner.sweep(), steps)
+    assert isinstance(steps[-2], Removal) and steps[-2].waited is None
+
+
+def test_a_dry_run_and_the_sweep_agree(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on which files the limit keeps: the plan has a budget of its own, and the sweep's
+    budget is not used up by it."""
+    deleted, absent = new_id(), [new_id() for _ in range(4)]
+    host.glance.insert(deleted, deleted=True)
+    host.stage("foo", deleted, *absent)
+    with host.staging:
+        planned = {each.name: each.verdict for each in plan(host.cleaner(max_absent_removals=2))}
+        assert len(host.left) == 6
+        assert counts(sweep(host.cleaner(max_absent_removals=2))) == (3, 3, 0)
+    assert host.left == {name for name, verdict in planned.items() if verdict is Verdict.KEEP}
+
+
+def test_a_pass_that_is_replaced_gives_its_reservation_back(host: Host) -> None:
+    host.stage(new_id())
+    cleaner = host.cleaner(max_absent_removals=1)
+    with host.staging:
+        work = cleaner.sweep()
+        steps = work.steps()
+        while not (isinstance(step := next(steps), Progress) and not step.asking):
+            pass
+        host.path.rename(host.path.with_name("away"))
+        with pytest.raises(DirectoryReplacedError):
+            next(steps)
+    assert cleaner.planner.budget.room == 1
+    assert len(os.listdir(host.path.with_name("away"))) == 1
+    tally = cleaner.stats.tallies[Trigger.SWEEP]
+    assert (tally.cleaned, tally.ignored, tally.error, cleaner.stats.sweeps) == (0, 0, 0, 0)
+
+
+def test_each_sweep_forgets_what_the_one_before_did_not_see(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = new_id()
+    cleaner = host.cleaner(absent_grace=60)
+    moment = [500.0]
+    monkeypatch.setattr(cleaner.planner._sightings, "_monotonic", lambda: moment[0])
+    with host.staging:
+        monkeypatch.setattr(host.staging, "network", "nfs4")
+        host.stage(image)
+        status = host.staging.lstat(image)
+        monkeypatch.setattr(host.staging, "lstat", lambda name: status)
+        assert counts(sweep(cleaner)) == (0, 1, 0)
+        for _ in range(2):  # an NFS server that restarts may hide it for a while
+            monkeypatch.setattr(host.staging, "listing", lambda: iter([]))
+            assert counts(sweep(cleaner)) == (0, 0, 0)
+        moment[0] += 3600
+        monkeypatch.setattr(host.staging, "listing", lambda: iter([image]))
+        assert counts(sweep(cleaner)) == (0, 1, 0)

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import errno
 import os
 import threading
 from pathlib import Path
@@ -88,3 +89,51 @@ def test_a_thread_that_ended_is_replaced(held: Held) -> None:
     closer.close(held.open())
     assert held.closed.acquire(timeout=30)
     assert held.by[0] is not threading.main_thread()
+
+
+@pytest.mark.parametrize("threads", [0, 1])
+def test_an_error_of_the_device_is_no_failed_removal(
+    held: Held, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    """The name is gone already: with an error, the removal would miss in audit and counts."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def failing(descriptor: int) -> None:
+        close(descriptor)
+        if descriptor in held.descriptors:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    close = os.close
+    monkeypatch.setattr(os, "close", failing)
+    if not threads:
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+    closer = Closer()
+    held.may_close.set()
+    for _ in range(closer_module.MAX_OPEN + 5):
+        closer.close(held.open())
+    for _ in range(closer_module.MAX_OPEN + 5):
+        assert held.closed.acquire(timeout=30)
+
+
+def test_the_caller_closes_despite_an_error_when_the_queue_is_full(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closer = Closer()
+    for _ in range(closer_module.MAX_OPEN + 1):
+        closer.close(held.open())  # the thread has one of them, or is about to
+    close = os.close
+
+    def failing(descriptor: int) -> None:
+        close(descriptor)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "close", failing)
+        closer.close(held.open())
+        closer.close(held.open())
+    assert threading.main_thread() in held.by
+    held.may_close.set()
+    for _ in range(closer_module.MAX_OPEN + 3):
+        assert held.closed.acquire(timeout=30)

@@ -768,3 +768,25 @@ def test_it_yields_at_least_with_each_check_of_the_directory(
         if len(steps) > 30:
             world.queue.close()
     assert world.cleaner.stats.sweeps == 1
+
+
+# What no pass over files would notice
+
+
+def test_a_sweep_of_no_file_finds_a_database_that_is_down(new_world: Callable[..., World]) -> None:
+    """Without a file there is no image to ask for."""
+    world = new_world()
+    world.break_database()
+    world.do(Sweep())
+    assert "unable to open database file" in world.causes()["database"]
+    assert world.cleaner.stats.sweeps == 0
+
+
+def test_names_that_no_watch_reported_are_found_by_a_notification(world: World) -> None:
+    [image] = world.stage(True)
+    world.do(Sweep())
+    world.watch.watching = None
+    world.watch.fault = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    (world.staging / f"{image}.qcow2").touch()
+    steps = world.do(Image(image))
+    assert removed(steps, Trigger.NOTIFICATION) == [f"{image}.qcow2"]

@@ -187,6 +187,26 @@ def test_look_ups_in_the_midst_of_a_listing(
     assert staging.files_of(ID) == [f"{ID}.uc"], "also in the new index"
 
 
+def test_the_index_of_a_full_listing_serves_while_the_next_is_under_way(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = {f"{image}.uc": image for image in (str(uuid.uuid4()) for _ in range(3))}
+    for name in images:
+        put(staging, name)
+    names(staging)
+    monkeypatch.setattr(staging_module, "BATCH", 1)
+    listing = staging.listing()
+    listed = next(listing)
+    image = next(image for name, image in images.items() if name != listed)
+    assert staging.files_of(image) == [f"{image}.uc"]
+    os.unlink(staging.full_path(f"{image}.uc"))
+    assert not staging.saw(f"{image}.uc")
+    put(staging, f"{image}.raw")
+    assert staging.saw(f"{image}.raw")
+    list(listing)
+    assert staging.files_of(image) == [f"{image}.raw"]
+
+
 def test_a_listing_that_was_given_up_is_no_index(
     staging: Staging, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -541,6 +561,39 @@ def test_a_huge_file_is_removed_without_a_free_descriptor(
     assert not path.exists()
 
 
+def test_a_huge_file_is_removed_without_a_free_thread(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(staging_module, "HUGE", 0)
+    path = put(staging, ID)
+    before = set(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as exhausted:
+        exhausted.setattr(threading.Thread, "start", none_left)
+        assert remove(staging) == 4096
+    assert not path.exists()
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_huge_file_that_cannot_be_removed_is_not_held_open(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(name: str, *, dir_fd: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), name)
+
+    held: list[int] = []
+    monkeypatch.setattr(staging_module, "HUGE", 0)
+    monkeypatch.setattr(staging._closer, "close", held.append)
+    put(staging, ID)
+    with monkeypatch.context() as refusing, pytest.raises(PermissionError):
+        refusing.setattr(os, "unlink", refuse)
+        remove(staging)
+    assert len(held) == 1
+    os.close(held[0])
+
+
 def test_a_huge_file_is_neither_read_nor_followed_nor_waited_for(
     staging: Staging, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -590,3 +643,22 @@ def test_what_makes_a_directory_or_a_file_another_one(
     identity, version = staging_module._identity, staging_module._version
     assert (identity(one) == identity(other)) is same_directory
     assert (version(one) == version(other)) is same_version
+
+
+def test_a_number_that_another_descriptor_got_leads_nowhere(
+    staging: Staging, tmp_path: Path
+) -> None:
+    path = put(staging, ID)
+    other = Staging(staging.path)
+    with other:
+        status, number = other.lstat(ID), other.descriptor
+    reused = os.open(staging.path, os.O_RDONLY)
+    try:
+        assert reused == number
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            other.lstat(ID)
+        with pytest.raises((OSError, DirectoryReplacedError)):
+            other.remove(ID, status)
+    finally:
+        os.close(reused)
+    assert path.exists()

@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from watcher import workqueue as workqueue_module
 from watcher.workqueue import (
     GATHER,
     MANY,
@@ -244,3 +245,144 @@ def test_the_moment_of_the_first_event_comes_back_with_a_key() -> None:
     now = 105.0
     assert queue.take() == {File("later"): Waiting(0, 100.0)}
     assert queue.depth == 0
+
+
+@pytest.mark.parametrize("ready", [True, False])
+def test_a_key_that_must_not_be_taken_earlier_replaces_one_that_waits(
+    queue: WorkQueue, clock: FakeClock, ready: bool
+) -> None:
+    queue.put(Sweep(), delay=0 if ready else 2)
+    queue.put(Sweep(), delay=5, attempt=3, replace=True)
+    assert queue.depth == queue.delayed == 1
+    queue.put(Sweep())  # neither now
+    queue.put(Sweep(), delay=1)  # nor earlier
+    queue.put(Sweep(), delay=9)  # nor later
+    queue.put(File("a"), delay=4.5)
+    assert attempts(queue.take()) == {File("a"): 0} and clock.now == 4.5
+    assert queue.take() == {Sweep(): Waiting(3, 0.0)} and clock.now == 5
+    queue.put(Sweep())
+    assert attempts(queue.take()) == {Sweep(): 0}, "once taken it may be put for any time"
+
+
+@pytest.mark.parametrize(("first", "second", "due"), [(5, 9, 9), (9, 5, 9)])
+def test_of_two_that_must_not_be_taken_earlier_the_later_time_holds(
+    queue: WorkQueue, clock: FakeClock, first: float, second: float, due: float
+) -> None:
+    queue.put(Sweep(), delay=first, replace=True)
+    queue.put(Sweep(), delay=second, replace=True)
+    queue.take()
+    assert clock.now == due and queue.depth == 0
+
+
+def test_what_could_not_be_handled_comes_back_as_it_was(queue: WorkQueue, clock: FakeClock) -> None:
+    keys: dict[Key, Waiting] = {
+        Image("a"): Waiting(2, -7.0),
+        File("b"): Waiting(0, -1.0),
+        Sweep(): Waiting(0, 0.0),
+    }
+    queue.requeue(keys, delay=4)
+    assert queue.delayed == 3 and queue.take_events() == {}
+    assert queue.take() == keys and clock.now == 4
+
+
+def test_a_new_event_does_not_wait_with_what_was_put_back(
+    queue: WorkQueue, clock: FakeClock
+) -> None:
+    queue.requeue({Image("a"): Waiting(2, -7.0)}, delay=60)
+    queue.put(Image("a"))
+    assert queue.take() == {Image("a"): Waiting(0, 0.0)}
+    assert clock.now == 0 and queue.depth == 0
+
+
+def test_of_a_key_put_several_times_the_first_event_counts(
+    queue: WorkQueue, clock: FakeClock
+) -> None:
+    clock.now = 50.0
+    queue.put(Image("a"), attempt=3, since=40.0)
+    queue.put(Image("a"), attempt=1, since=45.0)
+    queue.put(Image("b"), attempt=1, since=45.0)
+    queue.put(Image("b"), attempt=3, since=40.0)
+    assert queue.take() == {Image("a"): Waiting(1, 40.0), Image("b"): Waiting(1, 40.0)}
+
+
+def test_beyond_the_most_keys_a_sweep_stands_for_all_others(
+    queue: WorkQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workqueue_module, "MAX_KEYS", 3)
+    queue.put(File("a"), delay=60)
+    queue.put(Image("b"))
+    queue.put(File("c"))
+    queue.put(File("c"))  # waits already
+    assert queue.depth == 3
+    queue.put(File("d"), delay=60)
+    queue.put(Image("e"))
+    queue.put(Directory())  # one of a kind: needs no limit
+    queue.put(File("a"))  # waits already, only later
+    taken = queue.take()
+    assert set(taken) == {Image("b"), File("c"), Sweep(), Directory(), File("a")}
+    assert queue.depth == 0
+
+
+def test_too_many_keys_do_not_hasten_a_sweep_that_must_come_later(
+    queue: WorkQueue, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workqueue_module, "MAX_KEYS", 1)
+    queue.put(Sweep(), delay=30, replace=True)
+    queue.put(Image("a"))
+    assert queue.depth == 1
+    assert list(queue.take()) == [Sweep()] and clock.now == 30
+
+
+def test_times_that_no_longer_hold_need_bounded_memory(
+    queue: WorkQueue, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workqueue_module, "MAX_STALE", 10)
+    queue.put(File("last"), delay=100)
+    for _ in range(1000):
+        queue.put(File("a"), delay=60)
+        queue.put(File("a"))
+        queue.take()
+    assert len(queue._heap) <= 2 + 10 + 1
+    queue.put(File("first"), delay=50)
+    assert list(queue.take()) == [File("first")] and clock.now == 50
+    assert list(queue.take()) == [File("last")] and clock.now == 100
+
+
+def test_who_waits_for_the_end_is_woken_by_it(queue: WorkQueue) -> None:
+    assert not queue.wait_closed(0) and not queue.closed
+    ended: list[bool] = []
+    waiter = threading.Thread(target=lambda: ended.append(queue.wait_closed(60)))
+    waiter.start()
+    queue.close()
+    waiter.join(30)
+    assert ended == [True] and queue.closed and queue.wait_closed(0)
+
+
+def test_keys_are_due_in_time_after_stale_times_were_dropped(
+    queue: WorkQueue, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [File(str(number)) for number in range(200)]
+    for number, key in enumerate(keys):
+        queue.put(key, delay=1 + number * 37 % 200)
+    for key in keys[::3]:
+        queue.put(key)
+    queue.take()
+    monkeypatch.setattr(workqueue_module, "MAX_STALE", -200)
+    queue.put(File("one more"), delay=150.5)
+    assert len(queue._heap) == queue.delayed == 134
+    due: list[Key] = []
+    while queue.depth:
+        due.extend(queue.take())
+    left = [(1.0 + number * 37 % 200, key) for number, key in enumerate(keys) if number % 3]
+    expected = sorted([*left, (150.5, File("one more"))], key=lambda pair: pair[0])
+    assert due == [key for _, key in expected]
+    assert clock.now == expected[-1][0]
+
+
+def test_a_backlog_does_not_delay_the_end(queue: WorkQueue, clock: FakeClock) -> None:
+    queue.put(Image("a"))
+    queue.put(Image("b"))
+    queue.take()
+    queue.put(Image("c"))
+    queue.close()
+    assert queue.take() == {} and clock.waited == []

@@ -25,7 +25,7 @@ class Closer:
         try:
             self._waiting.put_nowait(descriptor)
         except queue.Full:
-            os.close(descriptor)
+            _close(descriptor)
             return
         if self._thread is None or not self._thread.is_alive():
             thread = threading.Thread(target=self._run, name="closer", daemon=True)
@@ -39,9 +39,13 @@ class Closer:
     def _close_waiting(self) -> None:
         with suppress(queue.Empty):
             while True:
-                os.close(self._waiting.get_nowait())
+                _close(self._waiting.get_nowait())
 
     def _run(self) -> None:
         while True:
-            with suppress(OSError):  # an error of the device; the name is gone
-                os.close(self._waiting.get())
+            _close(self._waiting.get())
+
+
+def _close(descriptor: int) -> None:
+    with suppress(OSError):  # an error of the device; the name is gone
+        os.close(descriptor)
