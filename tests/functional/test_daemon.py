@@ -58,13 +58,13 @@ def test_the_status_follows_sweeps_and_faults(
     program = host.start()
     status = program.wait_notified("STATUS=Last sweep: ")
     assert "1 cleaned, 1 ignored, 0 errors in " in status
-    assert status.endswith("; notifications off; database answers")
+    assert status.endswith("; healthy; notifications disabled")
     database = sqlite3.connect(database_url.removeprefix("sqlite:///"))
     database.execute("ALTER TABLE images RENAME TO away")
-    program.wait_notified("; database: no such table: images")
+    program.wait_notified("; failing: database: no such table: images")
     database.execute("ALTER TABLE away RENAME TO images")
     database.close()
-    program.wait_notified("; database answers")
+    program.wait_notified("; healthy")
     program.stop()
     assert "STOPPING=1" in program.notified()
 

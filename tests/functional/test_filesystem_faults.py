@@ -584,7 +584,7 @@ def test_files_that_come_and_go_during_the_sweep(often: Host) -> None:
     with meanwhile(
         stop, partial(come_and_go, dead, ours=False), partial(come_and_go, live, ours=True)
     ):
-        wait_sweeps(program, 200)
+        wait_sweeps(program, 50)
     assert not lost, "files of live images were removed"
     host.wait_gone(*(host.stage(image) for image in dead))
     assert set(said(program)) <= {watching(host)}
@@ -645,7 +645,7 @@ def test_swaps_during_removal(often: Host) -> None:
         partial(swap, host.directory / "a", images[:4]),
         partial(swap, host.directory / "b", images[4:]),
     ):
-        wait_sweeps(program, 200)
+        wait_sweeps(program, 50)
         program.wait_for_line("Is a directory")
     assert all(path.read_bytes() == data for path, data in kept.items())
     host.check_live()

@@ -135,8 +135,8 @@ def test_it_is_told(share: Share, new_sharer: Callable[..., Sharer]) -> None:
     os.close(descriptor)
     assert kind in NETWORK
     line = (
-        f"Staging directory {sharer.mount.path} is on a network file system ({kind}): what other "
-        "hosts write there is found by notifications and sweeps only"
+        f"Staging directory {sharer.mount.path} is on a network file system ({kind}): files that "
+        "other hosts write are found by notifications and sweeps only"
     )
     assert len(sharer.program.lines(line)) == 1
     assert len(sharer.program.lines("Watching staging directory")) == 1

@@ -215,6 +215,8 @@ def test_the_unit_as_systemd_runs_it(manager: Manager, database: sqlite3.Connect
     config = manager.directory / "program" / "glance-api.conf"
     config.write_text(
         "[DEFAULT]\nenabled_backends = a:file\n"
+        "[os_glance_staging_store]\n"
+        "filesystem_store_datadir = /var/lib/glance/os_glance_staging_store\n"
         "[database]\nconnection = sqlite:////var/lib/glance/glance.sqlite\n"
         "[staging_watcher]\nnotifications = false\n"
         "audit_log = /var/log/glance/audit.json\n"
