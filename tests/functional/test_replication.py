@@ -148,14 +148,13 @@ def test_a_node_that_lags_too_long(
     programs = {cause: host.start() for cause, host in hosts.items()}
     later = {cause: residue_to_come(host) for cause, host in hosts.items()}
     with pair.lagging():
-        for host in hosts.values():
-            host.stage_live()
+        live = {cause: host.staging / host.stage_live() for cause, host in hosts.items()}
         for program in programs.values():
             program.wait_for_line(BEGAN.partition(" ")[2], FAULT_TIMEOUT)
         residue = {cause: stage() for cause, stage in later.items()}
         for cause, host in hosts.items():
             programs[cause].wait_for_line("Next try in", FAULT_TIMEOUT, count=2)
-            check_sweep_refuses(host, cause, residue[cause])
+            check_sweep_refuses(host, cause, live[cause])
             host.check_live()
     for cause, program in programs.items():
         wait_ended(program)
