@@ -5,7 +5,6 @@ System calls are counted by strace, statements by the database, wake-ups by the 
 Python's own account of its objects and by the kernel's of the process.
 """
 
-import math
 import os
 import re
 import shutil
@@ -326,13 +325,13 @@ def start_listening(host: Host, notifier: GlanceNotifier) -> Program:
 
 @SERVERS
 def test_statements_of_a_sweep(host: Host, statements: Statements) -> None:
-    """One for each 1000 files, and one to see that the table is there."""
+    """One for up to 1000 files, and one to see that the table is there."""
     stage_many(host, 2400, deleted=True)
     stage_many(host, 90)
     stage_many(host, 10, suffix=".uc")
     assert host.sweep()[0] == 0
     reads = statements.reads()
-    assert 0 < reads <= math.ceil(2500 / FILES_PER_QUERY) + 1
+    assert 0 < reads <= 25, "each step has a bounded time, so a slow machine takes more of them"
     sent = statements.all()
     assert len(sent) - reads <= CONNECTING, sent
 
