@@ -18,7 +18,7 @@ from threading import Thread
 import amqp
 import pytest
 
-from tests.functional.host import Host
+from tests.functional.host import Host, new_id
 from tests.functional.program import PROGRAM, SECRET
 from tests.functional.terminal import COLOUR, Terminal
 from tests.functional.test_formats import DOCUMENTED, PAGE
@@ -196,6 +196,21 @@ def insert(host: Host) -> None:
     host.images.insert("0a9c6f5e-8c8e-4d9c-9d6d-0d3c7f0f0001")
 
 
+def test_the_database_of_another_glance(host: Host) -> None:
+    host.images.insert(new_id())
+    assert Report(host)["witness"] == ("ok", "no image file here to compare with the database")
+    for name in (new_id(), f"{new_id()}.uc", "foo"):
+        host.stage(name)
+    report = Report(host)
+    assert report["witness"] == (
+        "warning",
+        "none of 2 image files has a row: files without a row are kept",
+    )
+    assert "is it this Glance's database?" in report.remedy("witness")
+    host.stage_deleted()
+    assert Report(host)["witness"] == ("ok", "1 of 3 image files have a row")
+
+
 def test_all_is_well(new_host: Callable[..., Host], vhost: Vhost, tmp_path: Path) -> None:
     port = free_port()
     more = f"metrics_port = {port}\naudit_log = {tmp_path / 'audit'}"
@@ -209,7 +224,7 @@ def test_all_is_well(new_host: Callable[..., Host], vhost: Vhost, tmp_path: Path
     assert report.names == [
         *("configuration", "options", "user"),
         *DIRECTORY,
-        *("database", "images", "privileges"),
+        *("database", "images", "witness", "privileges"),
         *("broker", "exchange", "queue", "messages"),
         "notifications",
         *("log", "audit", "metrics"),

@@ -41,7 +41,7 @@ INVALID = "without a valid image id"
 
 # Those who may find them in their environment would pay for them at each start.
 UNWANTED = {
-    *("alembic", "glance", "glance_store", "greenlet", "hypothesis", "mypy"),
+    *("alembic", "glance", "glance_store", "hypothesis", "mypy"),
     *("oslo_db", "pytest", "_pytest", "sqlalchemy.orm", "tests"),
     # of metrics, which are off
     *(

@@ -217,13 +217,14 @@ def test_a_flag_that_comes_after_the_notification(
 
 @GALERA
 def test_a_node_without_quorum(
-    new_host: Callable[..., Host], pair: Galera, database_url: str
+    new_host: Callable[..., Host], pair: Galera, database: str, database_url: str
 ) -> None:
     """Also one that answers nevertheless, from what it had."""
     host, other = new_host(watcher=GRACE), new_host()
     dirty = f"{database_url}?init_command=SET%20wsrep_dirty_reads%20%3D%20ON"
     other.configure(database_url=dirty, watcher=GRACE)
     later = residue_to_come(host)
+    wait_shown(pair, database, other.stage_live())
     programs = host.start(), other.start()
     pair.cut_off()
     residue = later()

@@ -4,20 +4,24 @@
 import os
 import re
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from operator import methodcaller
 from typing import Any, NamedTuple
 
 from oslo_config import cfg
 
 from watcher.checks.result import Check, Result
-from watcher.conf import database_url
-from watcher.database.images import Images
+from watcher.conf import database_url, staging_path
+from watcher.database.images import Images, ImageState
 from watcher.database.server import Server as Connection
 from watcher.database.url import target
 from watcher.errors import ConfigError, DatabaseError
+from watcher.staging.names import image_id
 
+MAX_STAGED = 1000  # images that are asked for
 MAX_COUNTED = 10_000  # rows that are counted; a large table would take minutes
 
+_KNOWN = (ImageState.LIVE, ImageState.DELETED)
 _NO_IMAGE = "00000000-0000-0000-0000-000000000000"
 _COUNT = f"SELECT count(*) FROM (SELECT images.id FROM images LIMIT {MAX_COUNTED + 1}) AS found"  # noqa: S608
 _POSTGRESQL_WRITE = (
@@ -75,6 +79,8 @@ def checks(conf: cfg.ConfigOpts) -> Iterator[Check]:
     try:
         probe.states([_NO_IMAGE])
         found, count, held = probe.server(), probe.count(), probe.privileges()
+        staged = staged_images(conf)
+        known = sum(state in _KNOWN for state in probe.states(staged).values())
     except DatabaseError as error:
         yield Check(
             "database",
@@ -88,7 +94,36 @@ def checks(conf: cfg.ConfigOpts) -> Iterator[Check]:
         probe.close()
     yield server(found)
     yield rows(count)
+    yield witness(known, len(staged))
     yield privileges(held)
+
+
+def staged_images(conf: cfg.ConfigOpts) -> set[str]:
+    """Ids of images that have files in the staging directory, at most `MAX_STAGED` of them; none
+    where it can't be read, of which another check says why."""
+    try:
+        names = os.listdir(staging_path(conf))
+    except (ConfigError, OSError):
+        return set()
+    return set(islice(filter(None, map(image_id, names)), MAX_STAGED))
+
+
+def witness(known: int, staged: int) -> Check:
+    """Whether this is the database of the Glance that stages files here.
+
+    :param known: images of those staged that have a row
+    """
+    if staged and not known:
+        return Check(
+            "witness",
+            Result.WARNING,
+            f"none of {staged} image files has a row: files without a row are kept",
+            "compare [database] connection with glance-api's: is it this Glance's database? If so: "
+            "glance-staging-watcher sweep --trust-database",
+        )
+    if not staged:
+        return Check("witness", Result.OK, "no image file here to compare with the database")
+    return Check("witness", Result.OK, f"{known} of {staged} image files have a row")
 
 
 def server(found: Server) -> Check:
