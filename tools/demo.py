@@ -213,7 +213,7 @@ def main() -> int:
         home = Path(directory)
         staging = home / "staging"
         staging.mkdir()
-        log_file, database = home / "watcher.log", home / "glance.sqlite"
+        log_file, database = home / "glance-staging-watcher.log", home / "glance.sqlite"
         configuration = home / "glance-api.conf"
         configuration.write_text(
             CONFIGURATION.format(
