@@ -28,8 +28,8 @@ def test_the_demo_finds_a_watcher_that_is_wrong(mistake: str) -> None:
     broken = (
         "from tools import demo\n"
         "from watcher.reconcile import planner\n"
-        "from watcher.reconcile.verdict import Verdict\n"
-        f"wrong = Verdict.{'KEEP' if mistake == 'keeps residue' else 'REMOVE'}\n"
+        "from watcher.reconcile.planner import Reason, Verdict\n"
+        f"wrong = Verdict.{'KEEP' if mistake == 'keeps residue' else 'REMOVE'}, Reason.DELETED\n"
         "planner.verdict = lambda *args, **more: wrong\n"
         "demo.TIMEOUT = 0.5\n"
         "raise SystemExit(demo.main())\n"
