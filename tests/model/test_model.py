@@ -473,6 +473,7 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     LOGGER.propagate = True
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("small_steps")
 @pytest.mark.parametrize("part", range(PARTS))
 def test_the_model(part: int) -> None:
@@ -482,7 +483,7 @@ def test_the_model(part: int) -> None:
     run_state_machine_as_test(
         Part if LONGER else seed(part)(Part),
         settings=settings(
-            max_examples=(LONGER or 800) // PARTS,
+            max_examples=(LONGER or 160) // PARTS,
             stateful_step_count=50,
             deadline=None,
             database=None,
