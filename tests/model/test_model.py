@@ -483,7 +483,7 @@ def test_the_model(part: int) -> None:
     run_state_machine_as_test(
         Part if LONGER else seed(part)(Part),
         settings=settings(
-            max_examples=(LONGER or 160) // PARTS,
+            max_examples=(LONGER or 400) // PARTS,
             stateful_step_count=50,
             deadline=None,
             database=None,
