@@ -4,13 +4,16 @@
 Reconciler, cleaner, planner, queue, staging directory and SQLite are the real ones. The model makes
 things happen, between the watcher's steps and within them, and knows what is true on the primary;
 the watcher reads a replica that lags by less than the grace, through a server whose answers may be
-cut, doubled, uncommitted, empty, of another Glance, or an error. Three rules must hold:
+cut, doubled, foreign, uncommitted, in doubt, empty, of another Glance, or an error, and which may
+become another server while a pass is under way. Rows may be restored, and each step may be slow.
+Three rules must hold:
 
 * no file of a live image is ever removed, also not of a restored one that is staged again; nor a
-  young one without a row, nor one without a row by an answer that isn't whole or that no witness
-  vouches for, nor more of those in 24 hours than the limit, nor what is not an image file;
+  young one without a row, nor one without a row unless a whole answer of a database with a witness
+  states it, nor more of those in 24 hours than the limit, nor what is not an image file, nor
+  anything on a verdict that is older than a few seconds;
 * once the faults have ended, one sweep leaves no residue (but what the limit keeps for the next
-  day), and events have their effect at once, also those reported during a fault;
+  day), and events have their effect at once, also those reported during a fault or a sweep;
 * what a pass says to have cleaned, ignored and failed to remove adds up to what it found.
 
 ``test_mutants.py`` breaks the code in many ways, each of which the model must find.
@@ -23,6 +26,7 @@ The normal run takes the same examples each time. A longer search, with other ex
 import itertools
 import logging
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -33,7 +37,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import HealthCheck, seed, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -48,6 +52,8 @@ from tests.model.world import (
     GRAIN,
     LIMIT,
     MAX_LAG,
+    SLOW,
+    SLOW_REMOVAL,
     Entry,
     JudgedStaging,
     Lines,
@@ -61,20 +67,25 @@ from watcher.database import images as images_module
 from watcher.database.images import ImageState
 from watcher.reconcile import cleaner as cleaner_module
 from watcher.reconcile import reconciler as reconciler_module
+from watcher.reconcile.cleaner import Removal
 from watcher.reconcile.planner import FIRST_RECHECK
 from watcher.reconcile.reconciler import JITTER, LAG_JITTER, Reconciler
 from watcher.staging.directory import Identity
-from watcher.workqueue import Directory, File, Image, Key, Sweep, WorkQueue
+from watcher.stats import Trigger
+from watcher.workqueue import Directory, File, Image, Key, Sweep, Waiting, WorkQueue
 
 Meanwhile = Sequence[tuple[str | int, ...]]
+Crowd = Sequence[tuple[str, str]]
 
 LOGGER = logging.getLogger("watcher")
 LONGER = int(os.environ.get("MODEL_EXAMPLES", "0"))
 PARTS = 4  # for pytest-xdist
+ROUNDS = 12
+EXAMPLES = 25  # in each round: many short searches find more than a long one
 
 SWEEP_INTERVAL = 300
 LATEST_SWEEP = SWEEP_INTERVAL * (1 + JITTER)
-LONGEST_WAIT = max(LATEST_SWEEP, 60.0)  # seconds to the next sweep, whatever happened
+LONGEST_WAIT = max(LATEST_SWEEP, 60.0)  # seconds to the next sweep, in any case
 LATEST_RECHECK = FIRST_RECHECK * (1 + LAG_JITTER)
 
 IDS = [f"abcdefab-cdef-4abc-8def-abcdefabcde{number}" for number in range(2)]
@@ -90,15 +101,21 @@ ids = st.sampled_from(IDS)
 names = st.sampled_from(NAMES + FOREIGN)
 numbers = st.integers(0, 3)
 fates = st.sampled_from(["told", "lost", "doubled", "late"])
-faults = st.sampled_from(
-    ["", "", "", "an error", "empty", "cut", "doubled", "uncommitted", "of another Glance"]
+FAULTS = ["an error", "empty", "of another Glance", "of a replica"]
+FAULTS += ["uncommitted", "in doubt", "cut", "doubled", "foreign"]
+faults = st.sampled_from(["", "", "", *FAULTS])
+waits = st.sampled_from(
+    [0.0, 0.0, 0.5, 5.0, MAX_LAG - 5, GRACE + 5, GRACE + 5, SWEEP_INTERVAL, DAY / 2]
 )
-waits = st.sampled_from([0.0, 0.0, 0.5, 5.0, MAX_LAG - 5, GRACE + 5, GRACE + 5, SWEEP_INTERVAL])
 of_files = [
     st.tuples(st.just("write"), names, fates),
     st.tuples(st.just("write_on"), fates),
+    st.tuples(st.just("write_one"), numbers, fates),
+    st.tuples(st.just("vanish"), numbers),
+    st.tuples(st.just("flicker"), numbers),
     st.tuples(st.just("rename"), numbers, names, fates),
     st.tuples(st.just("swap"), st.booleans(), fates),
+    st.tuples(st.just("wait"), st.just(SLOW)),
     st.tuples(st.just("stop")),
 ]
 of_rows = [
@@ -110,7 +127,18 @@ of_rows = [
     st.tuples(st.just("database"), faults),
 ]
 at_any_time = st.lists(st.one_of(*of_files, *of_rows), max_size=3)
-in_the_directory = st.lists(st.one_of(*of_files), max_size=3)
+in_the_directory = st.one_of(
+    st.lists(st.one_of(*of_files), max_size=3),
+    st.lists(st.tuples(st.just("flicker"), st.integers(1, 15)), min_size=3, max_size=3),
+)
+crowds = st.lists(
+    st.tuples(
+        st.sampled_from(["live", "deleted", "deleted", "absent"]), st.sampled_from(["", ".uc"])
+    ),
+    min_size=3,
+    max_size=7,
+)
+counts = st.lists(st.integers(0, LIMIT), min_size=3, max_size=3)
 
 
 class Model(RuleBasedStateMachine):
@@ -157,6 +185,23 @@ class Model(RuleBasedStateMachine):
         for name in sorted(self.world.entries):
             self.write(name, fate)
 
+    def write_one(self, number: int, fate: str) -> None:
+        """One of the files is written to."""
+        if name := self._file(number):
+            self.write(name, fate)
+
+    def vanish(self, number: int) -> None:
+        """Something else removes a file."""
+        if name := self._file(number):
+            (self.world.path / name).unlink()
+            del self.world.entries[name]
+
+    def flicker(self, number: int) -> None:
+        """The same, and while the database is read next, it is written again."""
+        if name := self._file(number):
+            self.vanish(number)
+            self.world.at_reads.appendleft(partial(self.write, name, "lost"))
+
     @rule(name=names, link=st.booleans(), fate=fates)
     def obstruct(self, name: str, link: bool, fate: str) -> None:
         """Something that isn't a file has an image's name."""
@@ -173,8 +218,7 @@ class Model(RuleBasedStateMachine):
     def rename(self, number: int, to: str, fate: str) -> None:
         """A file gets another name, perhaps one that was in use."""
         entries = self.world.entries
-        files = sorted(name for name, entry in entries.items() if entry.kind == "file")
-        name = files[number % len(files)] if files else to
+        name = self._file(number) or to
         if name != to and (to not in entries or entries[to].kind != "directory"):
             (self.world.path / name).rename(self.world.path / to)
             del entries[name]
@@ -266,7 +310,7 @@ class Model(RuleBasedStateMachine):
         """What the old one knew is lost."""
         if self.images is not None:
             self.images.close()
-        self.world.stopping = self.world.witnessed = False
+        self.world.stopping = self.world.witnessed = self.checked = False
         self.world.absent_removals.clear()
         self.images = ReplicaImages(self.world)
         self.queue = WorkQueue(lambda: self.world.now)
@@ -286,6 +330,17 @@ class Model(RuleBasedStateMachine):
         )
         self.queue.put(Sweep())
 
+    @rule(emptied=st.booleans(), fault=st.sampled_from(["", "an error", "empty"]))
+    def start(self, emptied: bool, fault: str) -> None:
+        """The watcher is started beside a fault, perhaps before anything is staged."""
+        if emptied and self.world.path.is_dir():
+            shutil.rmtree(self.world.path)
+            self.world.path.mkdir()
+            self.world.entries.clear()
+        self.restart()
+        self.world.fault = fault
+        self.work(0)
+
     # Time, and the watcher's work.
 
     @rule(seconds=waits)
@@ -300,14 +355,26 @@ class Model(RuleBasedStateMachine):
         self.world.at_reads = self._things(at_reads)
         self.world.at_removals = self._things(at_removals)
         self.world.shown_deleted.clear()
+        self.world.stated_absent.clear()
         self.world.removals = 0
         self.lines.begin()
         self.replaced = False
         self.queue.put(Directory())
         self.reconciler._apply_limits()
-        for _ in self.reconciler._reconcile(self.queue.take()):
+        keys = self.queue.take()
+        swept, removals = Sweep() in keys, 0
+        waiting: dict[Key, Waiting] = {}
+        for step in self.reconciler._reconcile(keys):
+            if isinstance(step, Removal):
+                removals += 1
+                if step.trigger is Trigger.SWEEP:
+                    waiting = self._check_handled(waiting)
             if self.world.stopping:
                 break
+        assert removals == self.world.removals, "what was gone already wasn't removed"
+        if swept and not self.checked and not at_reads and self.world.fault == "an error":
+            assert self.reconciler.conditions["database"].active
+        self.checked = self.checked or swept
         assert self.world.listing() == self.world.entries.keys()
         for path, left in self.away.items():
             assert set(os.listdir(path)) == left, "nothing goes from a directory moved away"
@@ -324,17 +391,80 @@ class Model(RuleBasedStateMachine):
 
     # What must come of it.
 
+    @rule(
+        crowd=crowds,
+        fault=st.sampled_from(["", "", "", "of another Glance", *FAULTS]),
+        slow=st.booleans(),
+        rested=st.sampled_from([True, True, False]),
+        at_reads=at_any_time,
+        at_removals=in_the_directory,
+    )
+    def sweep(
+        self,
+        crowd: Crowd,
+        fault: str,
+        slow: bool,
+        rested: bool,
+        at_reads: Meanwhile,
+        at_removals: Meanwhile,
+    ) -> None:
+        """Sweep many files that are old enough, beside a fault, perhaps with the whole limit."""
+        self._stage(crowd)
+        self.wait(DAY + GRAIN if rested else 0)
+        self.queue.put(Sweep())
+        self.world.fault = fault
+        self.world.duration = SLOW_REMOVAL if slow else 0.0
+        self.work(0, at_reads, at_removals)
+        self.world.fault, self.world.duration = "", 0.0
+
+    @rule(counts=counts)
+    def spend(self, counts: Sequence[int]) -> None:
+        """Files without a row come every half day; then as many as ever may go."""
+        self.world.fault = ""
+        for count in (*counts, LIMIT + 1):
+            self._stage([("live", ""), *[("absent", "")] * count])
+            self.queue.put(Sweep())
+            self.work(DAY / 2 + GRAIN)
+
+    def _stage(self, crowd: Crowd) -> None:
+        for row, suffix in crowd:
+            key = self._new_id()
+            if row != "absent":
+                self.create(key, upper=False)
+            self.write(key + suffix, "lost")
+            if row == "deleted":
+                self.delete(key, here=False, fate="lost")
+        self.wait(GRACE + 5)
+        self.replicate()
+
+    def _check_handled(self, waiting: dict[Key, Waiting]) -> dict[Key, Waiting]:
+        """Events that waited at one removal of a sweep are handled before the next."""
+        now: dict[Key, Waiting] = {
+            key: at for key, at in self.queue._ready.items() if isinstance(key, Image | File)
+        }
+        assert not any(waiting.get(key) is at for key, at in now.items()), "an event waited"
+        return now
+
     @precondition(lambda self: self.world.entries)
-    @rule()
-    def faults_end(self) -> None:
-        """The next sweep sees to everything, and later events to the rest."""
+    @rule(staged=st.booleans(), restarted=st.booleans())
+    def faults_end(self, staged: bool = False, restarted: bool = False) -> None:
+        """The next sweep sees to everything, and later events to the rest; the witness is an
+        image that is staged, or one of another host that a notification names."""
+        if restarted:
+            self.restart()
+            for _ in range(LIMIT + 1):  # the first in a sweep
+                self.write(self._new_id("0"), "lost")
         self.world.fault, self.world.deaf = "", False
         self.world.path.mkdir(exist_ok=True)
         self.replicate()
-        witness = self._new_id()
+        witness = self._new_id("f")  # the last in a sweep
         self.create(witness, upper=False)
         self.replicate()
-        self.write(witness, "lost")
+        if staged:
+            self.write(witness, "lost")
+        else:
+            self.delete(witness, here=False, fate="told")
+            self.replicate()
         if self.reconciler._sweep is not None:
             self._sweep(LONGEST_WAIT)  # it ends what it began
         self._sweep(LONGEST_WAIT)
@@ -344,6 +474,7 @@ class Model(RuleBasedStateMachine):
             self._sweep(DAY + LATEST_SWEEP)
         self._prompt()
         self._prompt_after_a_fault()
+        self._prompt_without_file_events()
 
     def teardown(self) -> None:
         try:
@@ -362,16 +493,18 @@ class Model(RuleBasedStateMachine):
         assert self.world.sweeps + went_on >= before + 1, "it was time for a sweep"
 
     def _prompt(self) -> None:
-        """What events tell of goes at once, or when the replica shows it, or when it is old."""
-        key = self._new_id()
-        mine = [f"{key}.uc", key]
+        """What events report goes at once, or when the replica shows it, or when it is old."""
+        key, other = self._new_id(), self._new_id()
+        mine = [f"{key}.uc", key, other.upper()]
         self.create(key, upper=False)
+        self.create(other, upper=True)
         self.replicate()
         for name in mine:
             self.write(name, "told")
         self.work(0)
         assert self.world.entries.keys() >= set(mine)
         self.delete(key, here=False, fate="told")
+        self.delete(other, here=False, fate="told")
         self.work(0)
         self.replicate()
         self.work(LATEST_RECHECK)
@@ -410,8 +543,27 @@ class Model(RuleBasedStateMachine):
             self.work(LATEST_RECHECK)
         assert not self.world.entries.keys() & set(mine)
 
-    def _new_id(self) -> str:
-        return f"{next(self.numbers):08x}-0000-4000-8000-000000000000"
+    def _prompt_without_file_events(self) -> None:
+        """A notification finds all files, also those that no event reported."""
+        self.world.deaf = True
+        self.watch.wait_for("")
+        key = self._new_id()
+        self.create(key, upper=False)
+        self.write(f"{key}.uc", "lost")
+        self.delete(key, here=False, fate="told")
+        self.replicate()
+        self.work(0)
+        assert f"{key}.uc" not in self.world.entries
+
+    def _new_id(self, first: str = "5") -> str:
+        return f"{first}{next(self.numbers):07x}-0000-4000-8000-abcdefabcdef"
+
+    def _file(self, number: int) -> str:
+        entries = self.world.entries
+        files = sorted(name for name, entry in entries.items() if entry.kind == "file")
+        if number == 0 and self.world.removing in files:
+            return self.world.removing
+        return files[number % len(files)] if files else ""
 
     def _residue(self) -> set[str]:
         return {
@@ -473,20 +625,31 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     LOGGER.propagate = True
 
 
-@pytest.mark.timeout(1200)
-@pytest.mark.usefixtures("small_steps")
-@pytest.mark.parametrize("part", range(PARTS))
-def test_the_model(part: int) -> None:
+def run_model(number: int, examples: int, phases: Sequence[Phase] = tuple(Phase)) -> None:
+    """Run it on that many examples, always the same ones for a number unless it is negative."""
+
     class Part(Model):
         """The same rules, with examples of its own."""
 
     run_state_machine_as_test(
-        Part if LONGER else seed(part)(Part),
+        Part if number < 0 else seed(number)(Part),
         settings=settings(
-            max_examples=(LONGER or 400) // PARTS,
-            stateful_step_count=50,
+            max_examples=examples,
+            stateful_step_count=30,
             deadline=None,
             database=None,
+            phases=phases,
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.usefixtures("small_steps")
+@pytest.mark.parametrize("part", range(PARTS))
+def test_the_model(part: int) -> None:
+    if LONGER:
+        run_model(-1, LONGER // PARTS)
+    else:
+        for number in range(part, ROUNDS, PARTS):
+            run_model(number, EXAMPLES)

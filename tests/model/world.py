@@ -19,7 +19,7 @@ from watcher.database.server import Row
 from watcher.database.sqlite import SQLite
 from watcher.reconcile.age import AgeClock
 from watcher.reconcile.budget import RemovalBudget
-from watcher.reconcile.cleaner import Cleaner, Pass
+from watcher.reconcile.cleaner import MAX_VERDICT_AGE, Cleaner, Pass
 from watcher.reconcile.planner import Planner
 from watcher.staging.directory import Identity, Staging
 from watcher.stats import Stats
@@ -29,7 +29,11 @@ MAX_LAG = 50.0  # seconds; shorter than the grace, as the documentation demands
 LIMIT = 2
 DAY = 86400.0
 GRAIN = 60.0  # seconds by which the watcher may count a day longer
+SLOW = 3.0  # seconds for which a read, or what comes before a removal, may take
+SLOW_REMOVAL = 6.0
+OLDEST_VERDICT = MAX_VERDICT_AGE + 2 * SLOW + SLOW_REMOVAL  # at the end of a removal
 START = 1_700_000_000.0
+UNASKED = "ffffffff-ffff-4fff-8fff-ffffffffffff"
 
 
 @dataclass
@@ -97,13 +101,17 @@ class World:
     fault: str = ""
     deaf: bool = False
     stopping: bool = False
+    duration: float = 0.0  # of each removal
     entries: dict[str, Entry] = field(default_factory=dict)
     #: happen one by one, at each of the watcher's reads of the database
     at_reads: deque[Callable[[], None]] = field(default_factory=deque)
+    removing: str = ""  # name of the file that is about to be removed
     #: happen one by one, just before each removal
     at_removals: deque[Callable[[], None]] = field(default_factory=deque)
-    #: ids that the database called deleted since the work in hand began
-    shown_deleted: set[str] = field(default_factory=set)
+    #: ids that the database called deleted since the current work began, and when
+    shown_deleted: dict[str, float] = field(default_factory=dict)
+    #: ids of which it stated that there is no row, and when
+    stated_absent: dict[str, float] = field(default_factory=dict)
     #: what was wrong with the last stating read
     stated: str = ""
     #: the watcher has been shown a row of an image that Glance named here, since its start
@@ -139,12 +147,16 @@ class World:
         key, generation = entry.owner
         current = self.database.image(key).generation == generation
         assert not (current and self.live(key)), f"{name} belongs to a live image"
-        if key not in self.shown_deleted:
+        verdict = self.shown_deleted.get(key)
+        if verdict is None:
+            assert key in self.stated_absent, f"{name} was removed without a statement"
+            verdict = self.stated_absent[key]
             assert not self.stated, f"{name} was removed on an answer that is {self.stated}"
             assert self.witnessed, f"{name} was removed by a database that nothing vouches for"
             assert self.now - entry.changed >= GRACE, f"{name} is young, and has no row"
             self.absent_removals.append(self.now)
             assert self.within_a_day() <= LIMIT, f"{name} is one too many"
+        assert self.now - verdict <= OLDEST_VERDICT, f"{name} was removed on an old verdict"
 
     def close(self) -> None:
         """Leave nothing behind."""
@@ -173,6 +185,8 @@ class FaultyServer(SQLite):
             return rows[:-1]
         if self._world.fault == "uncommitted":
             return [(row_id, 1, "READ UNCOMMITTED") for row_id, *_ in rows]
+        if self._world.fault == "in doubt":
+            return [(row_id, None, level) for row_id, _, level in rows]
         return rows
 
     def state(self, ids: Sequence[str], *, causal: bool = False) -> list[Row]:
@@ -184,6 +198,10 @@ class FaultyServer(SQLite):
             return [*rows[1:], rows[-1]]
         if self._world.fault == "uncommitted":
             return [(key, None, None, "READ UNCOMMITTED", 0) for key, *_ in rows]
+        if self._world.fault == "foreign":
+            return [*rows[1:], (UNASKED, None, *rows[0][2:])]
+        if self._world.fault == "of a replica":
+            return [(*row[:4], 1) for row in rows]
         return rows
 
     def _ask(self, sql: str, parameters: Sequence[str]) -> list[Row]:
@@ -208,12 +226,18 @@ class ReplicaImages(Images):
     def confirm_absent(self, ids: Collection[str]) -> dict[str, ImageState]:
         """The stating read."""
         _one_of(self._world.at_reads)
-        self._world.stated = self._world.fault
-        return self._noted(super().confirm_absent(ids))
+        # Rows in doubt are what the first read shows; the statement is about their absence.
+        self._world.stated = self._world.fault if self._world.fault != "in doubt" else ""
+        states = self._noted(super().confirm_absent(ids))
+        for key, state in states.items():
+            if state is ImageState.ABSENT:
+                self._world.stated_absent[key.lower()] = self._world.now
+        return states
 
     def _noted(self, states: dict[str, ImageState]) -> dict[str, ImageState]:
-        deleted = {key.lower() for key, state in states.items() if state is ImageState.DELETED}
-        self._world.shown_deleted |= deleted
+        for key, state in states.items():
+            if state is ImageState.DELETED:
+                self._world.shown_deleted[key.lower()] = self._world.now
         known = {ImageState.LIVE, ImageState.DELETED}
         self._world.witnessed = self._world.witnessed or bool(known & set(states.values()))
         return states
@@ -231,9 +255,12 @@ class JudgedStaging(Staging):
         return iter(sorted(super().listing()))
 
     def remove(self, name: str, judged: os.stat_result | None) -> int | None:
-        """Remove; whatever vanishes is judged."""
+        """Remove; all that vanishes is judged."""
         assert not self._world.stopping, f"{name} is to be removed after the stop"
+        self._world.removing = name
         _one_of(self._world.at_removals)
+        self._world.removing = ""
+        self._world.now += self._world.duration
         try:
             return super().remove(name, judged)
         finally:
