@@ -9,7 +9,7 @@ import pytest
 from tests.services import wait_for
 from watcher import conf, logs
 from watcher import service as service_module
-from watcher.reconcile.cleaner import Failure, Removal, Step
+from watcher.reconcile.cleaner import Failure, Progress, Removal, Step
 from watcher.service import Service
 from watcher.telemetry import report as gmr
 
@@ -82,6 +82,48 @@ def test_a_reconciler_that_fails_is_a_condition_and_starts_again(
     assert [record.levelname for record in caplog.records if "Reconciler" in record.message] == [
         "ERROR"
     ]
+
+
+def test_each_removal_is_audited_before_the_next_is_made(tmp_path: Path, service: Service) -> None:
+    class Audit:
+        """Notes whether the file is gone when it is recorded."""
+
+        def __init__(self) -> None:
+            self.gone: list[bool] = []
+
+        def record(self, removal: Removal) -> None:
+            """Note it."""
+            self.gone.append(not Path(removal.path).exists())
+            assert len(list((tmp_path / "staging").iterdir())) == 3 - len(self.gone)
+
+    for suffix in ("", ".uc", ".raw"):
+        (tmp_path / "staging" / f"{IMAGE}{suffix}").touch()
+    service._audit = audit = Audit()  # type: ignore[assignment]
+    for step in service._reconciler.run():
+        service._follow_up(step)
+        if service._reconciler.swept:
+            service._queue.close()
+    assert audit.gone == [True] * 3
+
+
+def test_systemd_hears_ready_after_the_first_sweep_and_a_ping_with_each_step(
+    tmp_path: Path, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(service._manager, "is_there", True)
+    for name in ("ready", "status", "ping"):
+        monkeypatch.setattr(service._manager, name, lambda *_, name=name: told.append(name))
+    (tmp_path / "staging" / IMAGE).touch()
+    pings = []
+    for step in service._reconciler.run():
+        told.clear()
+        service._follow_up(step)
+        pings.append("ping" in told)
+        assert ("ready" in told) <= service._reconciler.swept
+        assert ("status" in told) == isinstance(step, Progress)
+        if service._reconciler.swept:
+            service._queue.close()
+    assert all(pings) and "ready" in told
 
 
 def test_a_report_that_fails_ends_nothing(
