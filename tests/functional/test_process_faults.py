@@ -194,12 +194,11 @@ def test_descriptors_and_memory_stay_flat_over_100_000_events(
 
 
 SET_CLOCK = """
-import sys, time
+import os, sys, time
 from watcher import cli
-real, asked = time.time, []
+real = time.time
 def stepped():
-    asked.append(time.monotonic())
-    return real() + ({step} if time.monotonic() - asked[0] > 1.0 else 0)
+    return real() + ({step} if os.path.exists({flag!r}) else 0)
 time.time = stepped
 import watcher.reconcile.age
 watcher.reconcile.age.AgeClock.__init__.__defaults__ = (stepped, time.monotonic)
@@ -208,14 +207,14 @@ sys.exit(cli.main(sys.argv[1:]))
 
 
 @pytest.fixture
-def stepping_clock(tmp_path: Path) -> Iterator[Callable[[Host, float], subprocess.Popen[bytes]]]:
-    """Runs the program with a system clock that is set a second after it is first asked; the real
-    clock of a test machine can't be had."""
+def stepping_clock(tmp_path: Path) -> Iterator[Callable[[Host, float, Path], None]]:
+    """Runs the program with a system clock that is set once a file exists; the real clock of a
+    test machine can't be had."""
     running: list[subprocess.Popen[bytes]] = []
 
-    def start(host: Host, step: float) -> subprocess.Popen[bytes]:
+    def start(host: Host, step: float, flag: Path) -> None:
         script = tmp_path / "clock.py"
-        script.write_text(SET_CLOCK.format(step=step))
+        script.write_text(SET_CLOCK.format(step=step, flag=str(flag)))
         with (host.directory / "watcher.log").open("ab") as log:
             running.append(
                 subprocess.Popen(
@@ -224,7 +223,6 @@ def stepping_clock(tmp_path: Path) -> Iterator[Callable[[Host, float], subproces
                     stderr=log,
                 )
             )
-        return running[-1]
 
     yield start
     for process in running:
@@ -235,14 +233,18 @@ def stepping_clock(tmp_path: Path) -> Iterator[Callable[[Host, float], subproces
 @pytest.mark.parametrize("step", [3600.0, -3600.0])
 def test_a_step_of_the_clock_makes_no_young_file_old(
     new_host: Callable[..., Host],
-    stepping_clock: Callable[[Host, float], subprocess.Popen[bytes]],
+    stepping_clock: Callable[[Host, float, Path], None],
+    tmp_path: Path,
     step: float,
 ) -> None:
     host = new_host(watcher="sweep_interval = 1\nabsent_grace = 300")
     late = host.stage(new_id())  # its row comes late
     host.stage_live()
-    stepping_clock(host, step)
+    flag = tmp_path / "set"
+    stepping_clock(host, step, flag)
     log = host.directory / "watcher.log"
+    wait_for(lambda: "Cleaned " in log.read_text(), 60, "a first sweep")
+    flag.touch()
     wait_for(lambda: "System clock stepped by" in log.read_text(), 60, "the step")
     sweeps = log.read_text().count("Cleaned ")
     wait_for(lambda: log.read_text().count("Cleaned ") >= sweeps + 2, 60, "two more sweeps")

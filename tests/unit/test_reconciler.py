@@ -527,11 +527,13 @@ def test_an_image_notified_within_a_sweep_that_fails_is_looked_at_again(world: W
             world.break_database()
             break_seen = len(world.left)
     assert world.causes() and len(world.left) == break_seen
+    taken = world.queue.take()
+    if Image(lagging) not in taken:
+        taken |= world.queue.take()  # the sweep is tried again earlier
+    assert Image(lagging) in taken
     world.repair_database()
     world.delete(lagging)
-    steps: list[Step] = []
-    while not removed(steps, Trigger.NOTIFICATION):
-        steps += world.reconciler._reconcile(world.queue.take())
+    world.do(Image(lagging))
     assert lagging not in world.left
 
 
