@@ -73,23 +73,23 @@ MUTANTS: dict[str, list[Change]] = {
         Change(f"{BUDGET}:RemovalBudget.room", "self.limit -", "1 + self.limit -")
     ],
     "the budget lasts for half a day": [
-        Change(f"{BUDGET}:RemovalBudget.room", "- WINDOW", "- WINDOW / 2")
+        Change(f"{BUDGET}:RemovalBudget.room", ">= WINDOW", ">= WINDOW / 2")
     ],
     "the budget is never refilled": [
-        Change(f"{BUDGET}:RemovalBudget.room", "- WINDOW", "- 9 * WINDOW")
+        Change(f"{BUDGET}:RemovalBudget.room", ">= WINDOW", ">= 9 * WINDOW")
     ],
     "the budget forgets all when the oldest removal is old": [
         Change(
             f"{BUDGET}:RemovalBudget.room",
-            "self._total -= int(self._spent.popleft()[1])",
-            "self._total = 0; self._spent.clear()",
+            "self._spent.popleft()",
+            "self._spent.clear()",
         )
     ],
     "reservations are not counted": [
-        Change(f"{BUDGET}:RemovalBudget.reserve", "self._total += 1", "pass")
+        Change(f"{BUDGET}:RemovalBudget.reserve", "self._spent.append(self._clock())", "pass")
     ],
     "a refund gives back two": [
-        Change(f"{BUDGET}:RemovalBudget.refund", "self._total -= 1", "self._total -= 2")
+        Change(f"{BUDGET}:RemovalBudget.refund", "self._spent.pop()", "del self._spent[-2:]")
     ],
     "a row in doubt is a deleted one": [
         Change(f"{IMAGES}:state_of", "deleted in (True, 1)", "deleted not in (False, 0)")
