@@ -196,7 +196,7 @@ class Host:
         images = SimulatedImages(timeline, database)
         budget = RemovalBudget(1000, clock=lambda: timeline.now)
         clock = AgeClock(lambda: EPOCH + timeline.now, lambda: timeline.now)
-        planner = Planner(staging, images, budget, absent_grace=GRACE, clock=clock)
+        planner = Planner(staging, images, budget, absent_grace=GRACE, trusted=False, clock=clock)
         reconciler = Reconciler(
             queue=self.queue,
             staging=staging,

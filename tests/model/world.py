@@ -271,7 +271,9 @@ class JudgedStaging(Staging):
 def new_cleaner(world: World, staging: Staging, images: Images) -> Cleaner:
     """The cleaner, on the model's time."""
     budget = RemovalBudget(LIMIT, clock=lambda: world.now)
-    planner = Planner(staging, images, budget, absent_grace=GRACE, clock=ModelClock(world))
+    planner = Planner(
+        staging, images, budget, absent_grace=GRACE, trusted=False, clock=ModelClock(world)
+    )
     return CountedCleaner(world, staging, planner)
 
 

@@ -3,6 +3,7 @@
 
 import errno
 import logging
+import math
 import os
 import time
 import uuid
@@ -542,7 +543,7 @@ def test_a_file_whose_status_cannot_be_read_stays(
     outcome = host.sweep()
     assert counts(outcome) == (1, 1, 0)
     assert host.left == {broken}
-    assert outcome.young[broken] < 1e6
+    assert outcome.young[broken] == math.inf
 
 
 @pytest.mark.parametrize("trusted", [True, False])
@@ -728,6 +729,27 @@ def test_what_cannot_be_removed_does_not_use_the_limit_up(
     assert counts(outcome) == {"fails": (2, 1, 3), "changes": (2, 4, 0)}[how]
     assert outcome.changed == (stuck if how == "changes" else [])
     assert len(host.left) == 4
+
+
+def test_a_deleted_image_gives_nothing_back_to_the_limit(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absent, deleted = new_id(), new_id()
+    host.glance.insert(deleted, deleted=True)
+    host.stage(absent, deleted)
+    monkeypatch.setattr(host.staging, "listing", lambda: iter([absent, deleted]))
+    remove = host.staging.remove
+
+    def refuse(name: str, judged: os.stat_result | None = None) -> int | None:
+        if name == deleted:
+            raise PermissionError(1, "no", name)
+        return remove(name, judged)
+
+    monkeypatch.setattr(host.staging, "remove", refuse)
+    cleaner = host.cleaner(max_absent_removals=2)
+    with host.staging:
+        assert counts(sweep(cleaner)) == (1, 0, 1)
+    assert cleaner.planner.budget.room == 1
 
 
 def test_only_what_may_go_has_a_second_read(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ def test_verdict(
 
 @pytest.mark.parametrize(("age", "outcome"), [(0, REMOVE), (-1, RECHECK)])
 def test_without_a_grace_only_files_of_the_future_wait(age: float, outcome: Verdict) -> None:
-    assert verdict(ABSENT, age=age, grace=0)[0] is outcome
+    assert verdict(ABSENT, age=age, grace=0, notified=False, witnessed=True)[0] is outcome
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from watcher.reconcile.budget import RemovalBudget
 from watcher.staging.directory import Staging
 from watcher.staging.names import image_id
 
-MAX_DELAY = 86400.0  # seconds; for files from the future
 FIRST_RECHECK = 0.5  # seconds
 RECHECKS = 8  # 0.5 s, 1 s, ... 64 s: two minutes in all
 
@@ -67,7 +66,7 @@ class Decision(NamedTuple):
 
 
 def verdict(
-    state: ImageState, *, age: float, grace: float, notified: bool = False, witnessed: bool = True
+    state: ImageState, *, age: float, grace: float, notified: bool, witnessed: bool
 ) -> tuple[Verdict, Reason]:
     """Decide on a file of an image in that state; the removal budget comes on top.
 
@@ -112,7 +111,7 @@ class Planner:
         budget: RemovalBudget,
         *,
         absent_grace: float,
-        trusted: bool = False,
+        trusted: bool,
         clock: AgeClock | None = None,
     ) -> None:
         self._staging, self._images, self.budget = staging, images, budget
@@ -229,7 +228,7 @@ class Planner:
         )
         young = reason is Reason.YOUNG
         status = None if isinstance(look, OSError) else look
-        delay = min(self.grace - age, MAX_DELAY) + 0.05 if young else 0.0  # past it, not just at it
+        delay = self.grace - age + 0.05 if young else 0.0  # past it, not just at it
         return Decision(name, found, state, outcome, reason, status, delay)
 
     def afford(self, decision: Decision) -> Decision:
