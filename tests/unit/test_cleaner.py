@@ -805,6 +805,23 @@ def test_a_failure_after_a_removal_is_an_error_line_again(
     assert [level for level, text in lines(caplog) if text.startswith("Failed")] == ["ERROR"] * 2
 
 
+def test_a_failure_after_a_sweep_removed_it_is_an_error_line_again(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = new_id()
+    host.glance.insert(image, deleted=True)
+    cleaner = host.cleaner()
+    with host.staging:
+        (host.path / image).mkdir()
+        assert counts(sweep(cleaner)) == (0, 0, 1)
+        (host.path / image).rmdir()
+        host.stage(image)
+        assert counts(sweep(cleaner)) == (1, 0, 0)
+        (host.path / image).mkdir()
+        assert counts(clean(cleaner, told(image), Trigger.FILE_EVENT)) == (0, 0, 1)
+    assert [level for level, text in lines(caplog) if text.startswith("Failed")] == ["ERROR"] * 2
+
+
 def test_a_removal_says_what_was_removed_and_why(host: Host) -> None:
     deleted, absent = new_id(), new_id()
     host.glance.insert(deleted, deleted=True)
