@@ -233,8 +233,9 @@ class Reconciler:
             elif isinstance(key, Image) and not self._leave_to_others(key, waiting):
                 notified[key.id] = waiting
         for trigger, found in files.items():
-            outcome = yield from self._pass(self._cleaner.clean(_since(found), trigger))
-            self._requeue_files(outcome, found)
+            if found:
+                outcome = yield from self._pass(self._cleaner.clean(_since(found), trigger))
+                self._requeue_files(outcome, found)
         if notified:
             self._planner.look_for_witness(notified.keys())
             names = {
