@@ -31,8 +31,8 @@ SERVERS = pytest.mark.parametrize("database_url", ["mariadb", "postgresql"], ind
 
 FILES_PER_QUERY = 1000
 CONNECTING = 20  # statements of SQLAlchemy and the driver for a new connection
-IDLE_WAKE_UPS = 40  # a minute; the target is 20
-MODULES = 950
+IDLE_WAKE_UPS = 40  # a minute
+MODULES = 750
 PRIVATE_BYTES = 300  # for each file of a sweep, afterwards
 PIECES = 100  # of 1 MiB, of each of two imports
 
@@ -52,6 +52,7 @@ UNWANTED = {
         "watcher.telemetry.http",
     ),
     "confluent_kafka",  # of another bus
+    "dns",  # of eventlet
 }
 
 # Python imports it at its start; then it waits without a wake-up, for who opens the FIFO.
@@ -362,7 +363,7 @@ def test_statements_for_notifications(
         program.process.send_signal(signal.SIGCONT)
         program.wait_for_line(INVALID)
     bus_host.wait_gone(*staged)
-    assert statements.reads() - before <= 3, "of those that wait together"
+    assert statements.reads() - before <= 10, "of 500 that wait together"
 
 
 # Wake-ups

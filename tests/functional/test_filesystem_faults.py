@@ -537,6 +537,7 @@ def test_names(host: Host) -> None:
     assert "\x1b" not in program.log
 
 
+@pytest.mark.large
 def test_a_hundred_thousand_files(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = [new_id() for _ in range(100_000)]
     live, dead = ids[::2], ids[1::2]
