@@ -14,15 +14,13 @@ LOWEST_TESTS ?= tests/unit tests/functional/test_service.py tests/functional/tes
 BIN = .venv/bin
 # Most tests wait for servers and programs, so there are more workers than processors.
 PARALLEL = --numprocesses=$(WORKERS) --dist=worksteal --durations=20
-PHRASES = $(shell sed 's/->.*//' tools/words.txt | paste -s -d '|')
-UNWANTED = $(BIN)/codespell --dictionary=tools/words.txt --regex='\b(?i:$(PHRASES))\b' --skip='*.svg,*.egg-info,build,dist,_build,results.json,words.txt'
 PIP = $(BIN)/pip install -qq --disable-pip-version-check
 GLANCES = .venv-glance-current/.installed .venv-glance-oldest/.installed
 CODE = $(foreach d,watcher tests tools benchmarks,$(if $(wildcard $(d)/*.py),$(d)))
 
 .DEFAULT_GOAL = help
 .PHONY: help demo run docs unit test test-large test-lowest coverage acceptance soak benchmark \
-	simulation lint words services sample dist deb clean .venv
+	simulation lint services sample dist deb clean .venv
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z.-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -77,10 +75,7 @@ lint: .venv/.test  ## Check style, types, the direction of imports, and words
 	@$(BIN)/mypy --strict --explicit-package-bases $(CODE)
 	@$(BIN)/lint-imports --no-logo --no-cache
 	@$(BIN)/codespell
-	@echo "Phrases to replace, see make words: $$($(UNWANTED) 2>/dev/null | wc -l)"
-
-words: .venv/.test  ## Show the phrases of tools/words.txt that are still used
-	@$(UNWANTED)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" tools/check-words
 
 services:  ## Install the servers which the tests need, from Debian's packages; as user with SUDO=sudo
 	@PYTHON="$(PYTHON)" SUDO="$(SUDO)" tools/install-services

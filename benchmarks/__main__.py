@@ -76,7 +76,7 @@ def main() -> None:
         counts = [found for found in of_many if found.name not in pictures.RESTART]
         report.embed(report.markdown(of_one), ROOT / "docs/performance.md")
         report.embed(report.by_subject(counts), ROOT / "docs/hosts.md")
-    print(report.verdicts(comparisons))
+    print(report.targets_met(comparisons))
 
 
 if __name__ == "__main__":

@@ -36,8 +36,8 @@ class Target:
 
     def __str__(self) -> str:
         relation = "at most" if self.at_most else "at least"
-        verdict = "met" if self.met else "NOT MET"
-        return f"{self.text}: {number(self.value)}, {relation} {number(self.bound)}: {verdict}"
+        met = "met" if self.met else "NOT MET"
+        return f"{self.text}: {number(self.value)}, {relation} {number(self.bound)}: {met}"
 
 
 @dataclass

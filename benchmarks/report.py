@@ -79,7 +79,7 @@ def by_subject(comparisons: Sequence[Comparison]) -> str:
     return "\n".join(lines[1:])
 
 
-def verdicts(comparisons: Sequence[Comparison]) -> str:
+def targets_met(comparisons: Sequence[Comparison]) -> str:
     """How many targets are met, and which are not."""
     targets = [(found, target) for found in comparisons for target in found.targets]
     missed = [f"  {found.title}: {target}" for found, target in targets if not target.met]

@@ -244,8 +244,8 @@ def main() -> int:
             print("\nThe watcher's own words (DEBUG, as Glance's cleaner says them), first sweep:")
             for line in _first_sweep(log_file.read_text().splitlines()):
                 print(f"  {line}")
-    verdict = "All is as it should be" if report.right else "NOT as it should be"
-    print(f"\n{verdict}, after {time.monotonic() - begun:.1f} s")
+    result = "All as expected" if report.right else "NOT as expected"
+    print(f"\n{result}, after {time.monotonic() - begun:.1f} s")
     return 0 if report.right else 1
 
 

@@ -309,7 +309,7 @@ def reload(conf: Config) -> list[str]:
     except ConfigError as error:
         cause = str(error).partition(": ")[2]
         raise ConfigError(f"Cannot use the changed configuration: {cause}") from None
-    except Exception as error:  # noqa: BLE001 - the log's own file is evaluated, whatever is in it
+    except Exception as error:  # noqa: BLE001 - the log's own file is evaluated: it may raise anything
         raise ConfigError(f"Cannot use the changed configuration: {one_line(error)}") from None
     return sorted(f"[{group or 'DEFAULT'}] {name}" for group, name in changed)
 

@@ -12,9 +12,8 @@ import time
 from oslo_config import cfg
 from oslo_log import log
 
+from watcher import backoff, logs, startup
 from watcher import conf as configuration
-from watcher import logs, startup
-from watcher.backoff import backoff
 from watcher.conditions import Condition
 from watcher.conf import GROUP, Config, database_url
 from watcher.database.images import Images
@@ -170,7 +169,7 @@ class Service:
                 LOG.debug("Reconciler failed", exc_info=True)
                 self._crash.begin(f"{type(error).__name__}: {error}")
                 attempt += 1
-                self._queue.wait_closed(backoff(attempt))
+                self._queue.wait_closed(backoff.retry_delay(attempt))
 
     def _follow_up(self, step: Step) -> None:
         self._heartbeat = time.monotonic()
@@ -231,7 +230,7 @@ def run(conf: Config) -> int:
     :raises ConfigError: the configuration can't be used
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    faulthandler.enable()  # the watchdog's SIGABRT tells where it hung
+    faulthandler.enable()  # the watchdog's SIGABRT shows where it hung
     service = Service(conf)
     startup.announce(conf)
     service.start()
@@ -240,7 +239,7 @@ def run(conf: Config) -> int:
             service.reload()
         else:
             service.report()
-    # Whatever hangs then, be it the log itself, it ends.
+    # Even if something hangs then, such as the log itself, it ends.
     deadline = threading.Timer(END_TIMEOUT, os._exit, [1])
     deadline.daemon = True
     deadline.start()

@@ -137,7 +137,7 @@ class SimulatedStaging(Staging):
         moment = EPOCH + self._disk.files[name]
         return os.stat_result((stat.S_IFREG, 1, 1, 1, 0, 0, 4096, moment, moment, moment))
 
-    def remove(self, name: str, judged: os.stat_result | None) -> int | None:
+    def remove(self, name: str, seen: os.stat_result | None) -> int | None:
         """Remove a file; it may have gone by then."""
         self._timeline.sleep(costs.DECIDE + costs.UNLINK)
         if self._disk.files.pop(name, None) is None:
@@ -207,6 +207,6 @@ class Host:
         )
         timeline.spawn(begins, lambda: deque(reconciler.run(), maxlen=0))
 
-    def told(self, payload: dict[str, object]) -> None:
+    def reported(self, payload: dict[str, object]) -> None:
         """A notification was taken in."""
         self._endpoint.info(None, "image.host", "image.delete", payload, None)

@@ -57,7 +57,7 @@ def _fan_out(axis: Any, curves: Curves) -> None:
         style = "-" if others == "0" else "--"
         label = f"{hosts} hosts" if others == "0" else None
         axis.plot(*_columns(points), style, color=SIZES[hosts], label=label)
-    title = f"one broker of {BROKER:,.0f} messages/s (dashed: all that Glance tells)"
+    title = f"one broker of {BROKER:,.0f} messages/s (dashed: all that Glance sends)"
     _label(axis, title, RATE, "median seconds a file is residue")
 
 

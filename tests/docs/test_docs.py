@@ -154,9 +154,9 @@ def help_of(command: str) -> str:
 def test_exit_codes_agree_with_the_help(command: str) -> None:
     promised = re.findall(r"[:;] (\d) ", _words(help_of(command).partition("Exit codes")[2]))
     row = re.compile(rf"^\| `{f'glance-staging-watcher {command}'.strip()}` \|.*\|(.*)\|$", re.M)
-    told = row.findall((DOCS / "operation.md").read_text())
-    assert len(told) == 1, f"no row for the command {command!r} on docs/operation.md"
-    assert re.findall(r"(\d):", told[0]) == promised != []
+    reported = row.findall((DOCS / "operation.md").read_text())
+    assert len(reported) == 1, f"no row for the command {command!r} on docs/operation.md"
+    assert re.findall(r"(\d):", reported[0]) == promised != []
 
 
 def test_options_of_the_command_line_exist() -> None:

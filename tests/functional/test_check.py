@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``check`` on the real servers: what an operator is told, and that nothing is changed there."""
+"""``check`` on the real servers: what an operator sees, and that nothing is changed there."""
 
 import asyncio
 import contextlib
@@ -45,7 +45,7 @@ _numbers = itertools.count(1)
 
 
 class Report:
-    """What one run of ``check`` told."""
+    """What one run of ``check`` printed."""
 
     def __init__(self, host: Host, *, through: list[str] | None = None) -> None:
         run = execute([*(through or []), str(PROGRAM), "check"], host, "--format", "json")
@@ -794,8 +794,8 @@ def test_upgrade_check(new_host: Callable[..., Host], vhost: Vhost) -> None:
         assert execute([str(STATUS_PROGRAM)], host, *arguments).stdout == run.stdout
     last = execute([str(STATUS_PROGRAM), "upgrade", "check", "--json"], host)
     assert last.stdout == run.stdout
-    told = {each["check"]: each for each in json.loads(run.stdout)["checks"]}
-    assert {name: each["result"] for name, each in told.items()} == {
+    reported = {each["check"]: each for each in json.loads(run.stdout)["checks"]}
+    assert {name: each["result"] for name, each in reported.items()} == {
         "Configuration": 0,
         "Staging directory": 0,
         "Database": 0,
@@ -803,7 +803,7 @@ def test_upgrade_check(new_host: Callable[..., Host], vhost: Vhost) -> None:
         "Glance's notifications": 0,
         "Log, audit and metrics": 0,
     }
-    assert "exchange glance doesn't exist" in told["Message broker"]["details"]
+    assert "exchange glance doesn't exist" in reported["Message broker"]["details"]
     assert vhost.content() == before
 
     host.start().wait_for_line("Listening for notifications")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a daemon owes its host: systemd's protocol, signals, logs, a report."""
+"""What a daemon does for its host: systemd's protocol, signals, logs, a report."""
 
 import json
 import os
@@ -254,7 +254,7 @@ datefmt = %Y-%m-%d %H:%M:%S
 def test_a_log_config_that_cannot_be_used(
     new_host: Callable[..., Host], tmp_path: Path, old: str, new: str
 ) -> None:
-    """Whatever is in it is evaluated, and may raise anything."""
+    """All of its text is evaluated, and may raise anything."""
     log_config = tmp_path / "logging.conf"
     log_config.write_text(LOG_CONFIG)
     host = new_host(default=f"log_config_append = {log_config}")
@@ -355,8 +355,8 @@ def test_json_is_one_object_a_line_with_the_same_texts(host: Host) -> None:
     program = host.start()
     reload(program)
     program.stop()
-    told = [json.loads(line) for line in program.log.splitlines()]
-    texts = [each["message"] for each in told]
+    reported = [json.loads(line) for line in program.log.splitlines()]
+    texts = [each["message"] for each in reported]
     assert f"Stale staging residue found for image {residue.name}: '{residue}'; deleting now." in (
         texts
     )
@@ -365,7 +365,7 @@ def test_json_is_one_object_a_line_with_the_same_texts(host: Host) -> None:
         texts
     )
     assert "Stopping on SIGTERM" in texts
-    assert {"INFO", "DEBUG"} == {each["levelname"] for each in told}
+    assert {"INFO", "DEBUG"} == {each["levelname"] for each in reported}
     assert live in os.listdir(host.staging)
 
 

@@ -101,7 +101,7 @@ def name_of(database_url: str) -> str:
     return database_url.rpartition("/")[2]
 
 
-def told(program: Program) -> list[str]:
+def reported(program: Program) -> list[str]:
     """All that an operator sees of a run, in the order of time."""
     found = re.findall(
         r"^\S+ \S+ \d+ (INFO|WARNING|ERROR|CRITICAL) \S+ \[.*?\] (.*)$", program.log, re.MULTILINE
@@ -114,7 +114,7 @@ def told(program: Program) -> list[str]:
 def check_told(program: Program, *expected: str) -> None:
     """Just these lines; of those that begin a fault, the cause by any part of it."""
     # A server that recovers may be asked while it does; a cause of its own.
-    lines = [line for line in told(program) if "the database system is " not in line]
+    lines = [line for line in reported(program) if "the database system is " not in line]
     assert len(lines) == len(expected), program.log
     for line, text in zip(lines, expected, strict=True):
         assert (line == text) if text == ENDED else (line.startswith(BEGAN) and text in line), line
@@ -151,7 +151,7 @@ def residue_to_come(host: Host) -> Callable[[], Path]:
 
 @contextmanager
 def session(url: str) -> Iterator[sa.Connection]:
-    """Somebody else's session, which commits only when told."""
+    """Somebody else's session, which commits only when asked to."""
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     with engine.connect() as connection:
         yield connection
@@ -237,7 +237,7 @@ def test_hung_server(host: Host, server: Database, database_url: str) -> None:
     wait_ended(program)
     assert not residue.exists()
     # A query without an answer, then perhaps a connection without one.
-    *began, ended = told(program)
+    *began, ended = reported(program)
     assert ended == ENDED and len(began) in (1, 2), program.log
     assert all(line.startswith(BEGAN) and "time" in line for line in began), began
 
@@ -506,7 +506,7 @@ def test_deleted_flag_that_comes_after_the_notification(
     bus_host.forget(live)
     bus_host.images.delete(live)
     bus_host.wait_gone(residue)
-    assert [line for line in told(program) if "Listening" not in line] == []
+    assert [line for line in reported(program) if "Listening" not in line] == []
 
 
 @ONE

@@ -20,7 +20,7 @@ def test_the_demo_ends_well_and_in_time() -> None:
     assert run.stdout.count("gone after") == 10
     assert run.stdout.count("  kept  ") == 4
     assert "Cleaned 3 stale staging files, 3 ignored (0 errors)" in run.stdout
-    assert "All is as it should be" in run.stdout
+    assert "All as expected" in run.stdout
 
 
 @pytest.mark.parametrize("mistake", ["keeps residue", "removes live files"])
@@ -28,9 +28,9 @@ def test_the_demo_finds_a_watcher_that_is_wrong(mistake: str) -> None:
     broken = (
         "from tools import demo\n"
         "from watcher.reconcile import planner\n"
-        "from watcher.reconcile.planner import Reason, Verdict\n"
-        f"wrong = Verdict.{'KEEP' if mistake == 'keeps residue' else 'REMOVE'}, Reason.DELETED\n"
-        "planner.verdict = lambda *args, **more: wrong\n"
+        "from watcher.reconcile.planner import Reason, Action\n"
+        f"wrong = Action.{'KEEP' if mistake == 'keeps residue' else 'REMOVE'}, Reason.DELETED\n"
+        "planner.action_for = lambda *args, **more: wrong\n"
         "demo.TIMEOUT = 0.5\n"
         "raise SystemExit(demo.main())\n"
     )
@@ -39,7 +39,7 @@ def test_the_demo_finds_a_watcher_that_is_wrong(mistake: str) -> None:
     )
     assert run.returncode == 1, run.stdout + run.stderr
     assert ("STAYED" if mistake == "keeps residue" else "REMOVED") in run.stdout
-    assert "NOT as it should be" in run.stdout
+    assert "NOT as expected" in run.stdout
     assert demo.TIMEOUT > 0.5
 
 

@@ -143,7 +143,7 @@ def test_a_database_that_cannot_be_reached(host: Host, scheme: str) -> None:
     code, said, errors = status(host)
     assert code == 2
     assert f"{scheme.partition('+')[0]} at 127.0.0.1, cannot be asked" in said
-    assert "VERDICT" not in said
+    assert "ACTION" not in said
     assert len(errors.splitlines()) == 1 and "Cannot ask the database" in errors
 
 

@@ -87,10 +87,10 @@ def test_a_dry_run_removes_nothing_and_says_why(host: Host) -> None:
     assert sorted(os.listdir(host.staging)) == before
     table, _, totals = said.partition("\n\n")
     head, *rows = [line.split(maxsplit=5) for line in table.splitlines()]
-    assert head == ["VERDICT", "SIZE", "AGE", "FILE", "IMAGE", "WHY"]
+    assert head == ["ACTION", "SIZE", "AGE", "FILE", "IMAGE", "WHY"]
     young_reason = "image has no row in the database, file is younger than absent_grace"
     no_file = "image is deleted, but this is a directory"
-    assert {(verdict, name, id_, why) for verdict, _, _, name, id_, why in rows} == {
+    assert {(action, name, id_, why) for action, _, _, name, id_, why in rows} == {
         ("keep", live, live, "image is live"),
         ("remove", deleted.name, deleted.stem, "image is deleted"),
         ("recheck", young.name, young.name, young_reason),
@@ -515,10 +515,10 @@ def test_a_dry_run_knows_what_may_not_be_removed(
     host.stage_live()
     host.staging.chmod(mode)
     code, [*_, status] = through(host, command, "status")
-    assert code == 1 and status["verdicts"]["error"]["files"] == stuck
+    assert code == 1 and status["actions"]["error"]["files"] == stuck
     code, [*files, plan] = through(host, command, "sweep", "--dry-run")
     assert code == 1
-    reasons = {file["name"]: file["reason"] for file in files if file["verdict"] == "error"}
+    reasons = {file["name"]: file["reason"] for file in files if file["action"] == "error"}
     assert len(reasons) == stuck and reasons[other.name] == f"image is deleted, but {reason}"
     code, [*_, outcome] = through(host, command, "sweep")
     assert code == 1 and outcome["error"] == stuck

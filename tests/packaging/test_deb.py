@@ -63,7 +63,7 @@ CREATE USER glance@localhost IDENTIFIED BY 'secret';
 GRANT ALL ON glance.* TO glance@localhost;
 """
 
-# What apt, dpkg and the services write, whatever is installed.
+# What apt, dpkg and the services write, with any package.
 NOISE = re.compile(
     r"/var/(lib/(apt|dpkg|glance|logrotate|mysql|rabbitmq|systemd)|cache|log|tmp|backups)/"
     r"|/run/|/tmp/|/etc/ld\.so\.cache|.*/__pycache__"

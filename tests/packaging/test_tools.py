@@ -2,7 +2,13 @@
 """What contributors use says the same wherever it is said."""
 
 import configparser
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 
 from tests.packaging.conftest import SOURCE
 
@@ -22,3 +28,21 @@ def test_tox_runs_each_python_that_is_classified() -> None:
     tox.read(SOURCE / "tox.ini")
     versions = re.findall(r"Python :: 3\.(\d+)", setup["metadata"]["classifiers"])
     assert set(re.findall(r"py3(\d+)", tox["tox"]["env_list"])) >= set(versions)
+
+
+WORDS = [line.partition("->")[0] for line in (SOURCE / "tools/words.txt").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("words", [*WORDS, WORDS[0].capitalize(), "Plain words"])
+def test_unwanted_words_are_found(words: str, tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text(f"A line.\n{words} are here.\n")
+    run = subprocess.run(
+        [SOURCE / "tools/check-words", "page.md"],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = words != "Plain words"
+    assert (run.returncode != 0, "page.md:2" in run.stdout) == (found, found), run

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each finding means: tables of cases, without I/O."""
+"""What each result means: tables of cases, without I/O."""
 
 import errno
 import os

@@ -20,7 +20,7 @@ from watcher.database.images import Images, ImageState
 from watcher.errors import DatabaseError
 from watcher.reconcile import cleaner as cleaner_module
 from watcher.reconcile.cleaner import Cleaner, Outcome, Progress, Removal, Step
-from watcher.reconcile.planner import Reason, Verdict
+from watcher.reconcile.planner import Action, Reason
 from watcher.staging import directory as staging_module
 from watcher.staging.directory import DirectoryReplacedError, FileChangedError, Staging
 from watcher.stats import Trigger
@@ -74,7 +74,7 @@ def debug(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="watcher")
 
 
-def told(*names: str) -> dict[str, float]:
+def reported(*names: str) -> dict[str, float]:
     return dict.fromkeys(names, 0.0)
 
 
@@ -271,7 +271,7 @@ def test_a_file_that_is_made_after_the_look_stays(
 
     monkeypatch.setattr(host.images, "states", meanwhile)
     with host.staging:
-        outcome = clean(host.cleaner(), told(image), Trigger.FILE_EVENT)
+        outcome = clean(host.cleaner(), reported(image), Trigger.FILE_EVENT)
     assert counts(outcome) == (0, 1, 0)
     assert outcome.changed == [image]
     assert host.left == {image}
@@ -315,14 +315,14 @@ def slow_unlink(monkeypatch: pytest.MonkeyPatch, clock: Clock, seconds: float) -
     monkeypatch.setattr(os, "unlink", slowly)
 
 
-def test_old_verdicts_are_asked_for_again(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_decisions_are_made_again(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """An image is restored while others are removed slowly."""
     images = sorted(new_id() for _ in range(10))
     host.glance.insert(*images, deleted=True)
     host.stage(*images)
     clock = Clock(monkeypatch, cleaner_module)
     slow_unlink(monkeypatch, clock, 0.6)
-    work = host.cleaner().clean(told(*images), Trigger.FILE_EVENT)
+    work = host.cleaner().clean(reported(*images), Trigger.FILE_EVENT)
     with host.staging:
         for step in work.steps():
             if isinstance(step, Removal) and step.image_id == images[1]:
@@ -333,7 +333,7 @@ def test_old_verdicts_are_asked_for_again(host: Host, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(("pause", "reads"), [(0.1, 1), (0.6, 3), (60.0, 10)])
-def test_how_often_verdicts_are_asked_for(
+def test_how_often_decisions_are_made_again(
     host: Host, monkeypatch: pytest.MonkeyPatch, pause: float, reads: int
 ) -> None:
     """At least one removal a read: it ends, however slow the file system is."""
@@ -397,7 +397,7 @@ def test_without_a_witness_files_without_a_row_stay(host: Host) -> None:
         assert {decision.reason for decision in plan(cleaner)} == {Reason.NO_WITNESS}
         host.glance.insert(dead, deleted=True)
         host.stage(dead)
-        assert counts(clean(cleaner, told(dead), Trigger.FILE_EVENT)) == (1, 0, 0)
+        assert counts(clean(cleaner, reported(dead), Trigger.FILE_EVENT)) == (1, 0, 0)
         outcome = sweep(cleaner)
     assert counts(outcome) == (3, 0, 0) and outcome.unwitnessed == 0
 
@@ -413,9 +413,9 @@ def test_a_witness_found_late_in_a_pass_counts_for_all_of_it(
     monkeypatch.setattr(host.staging, "listing", lambda: iter([*absent, known]))
     cleaner = host.cleaner(trusted=False)
     with host.staging:
-        decided = {decision.name: decision.verdict for decision in plan(cleaner)}
-        assert decided == dict.fromkeys(absent, Verdict.REMOVE) | {
-            known: Verdict.REMOVE if deleted else Verdict.KEEP
+        decided = {decision.name: decision.action for decision in plan(cleaner)}
+        assert decided == dict.fromkeys(absent, Action.REMOVE) | {
+            known: Action.REMOVE if deleted else Action.KEEP
         }
         outcome = sweep(host.cleaner(trusted=False))
     assert counts(outcome) == ((6, 0, 0) if deleted else (5, 1, 0))
@@ -448,11 +448,11 @@ def test_a_witness_whose_row_is_purged_gives_way_to_another(host: Host) -> None:
     host.stage(first, second)
     cleaner = host.cleaner(trusted=False)
     with host.staging:
-        assert counts(clean(cleaner, told(first))) == (1, 0, 0)
+        assert counts(clean(cleaner, reported(first))) == (1, 0, 0)
         host.glance.purge(first)
         host.stage(absent)
-        assert counts(clean(cleaner, told(absent))) == (0, 1, 0)
-        assert counts(clean(cleaner, told(absent, second))) == (1, 1, 0)
+        assert counts(clean(cleaner, reported(absent))) == (0, 1, 0)
+        assert counts(clean(cleaner, reported(absent, second))) == (1, 1, 0)
 
 
 def test_files_beyond_those_that_can_wait_for_a_witness_stay(
@@ -491,15 +491,15 @@ def test_what_others_removed_is_cleaned_but_no_removal_of_ours(host: Host, delet
     cleaner = host.cleaner(max_absent_removals=1)
     unlink, remove = os.unlink, host.staging.remove
 
-    def slower(name: str, judged: os.stat_result | None = None) -> int | None:
+    def slower(name: str, seen: os.stat_result | None = None) -> int | None:
         if name in gone:
             unlink(host.path / name)
-        return remove(name, judged)
+        return remove(name, seen)
 
     host.staging.remove = slower  # type: ignore[method-assign]
     with host.staging:
         steps: list[Step] = []
-        outcome = finish(cleaner.clean(told(*gone, ours), Trigger.FILE_EVENT), steps)
+        outcome = finish(cleaner.clean(reported(*gone, ours), Trigger.FILE_EVENT), steps)
     removals = [step for step in steps if isinstance(step, Removal)]
     assert counts(outcome) == (4, 0, 0)
     tally = cleaner.stats.tallies[Trigger.FILE_EVENT]
@@ -519,7 +519,7 @@ def test_the_limit_on_absent_images_holds_over_sweeps_and_events(host: Host) -> 
         assert counts(outcome) == (3, 3, 0) and outcome.limited == 3
         assert deleted not in host.left
         for _ in range(3):
-            outcome = clean(cleaner, told(*host.left), Trigger.FILE_EVENT)
+            outcome = clean(cleaner, reported(*host.left), Trigger.FILE_EVENT)
             assert counts(outcome) == (0, 3, 0) and outcome.limited == 3
             assert counts(sweep(cleaner)) == (0, 3, 0)
         cleaner.planner.budget.limit = 4
@@ -578,7 +578,7 @@ def test_a_live_row_of_a_notified_image_is_lagging(host: Host) -> None:
     with host.staging:
         outcome = clean(
             host.cleaner(),
-            told(image.upper(), other),
+            reported(image.upper(), other),
             Trigger.NOTIFICATION,
             notified={image, other[:-1]},
         )
@@ -678,12 +678,12 @@ def test_the_plan_removes_nothing_and_says_why(host: Host) -> None:
     cleaner.planner._clock.age = lambda status: 61.0 if status.st_ino == old else 1.0  # type: ignore[method-assign]
     with host.staging:
         decided = {decision.name: decision for decision in plan(cleaner)}
-    assert {name: decision.verdict for name, decision in decided.items()} == {
-        "foo": Verdict.KEEP,
-        live: Verdict.KEEP,
-        deleted: Verdict.REMOVE,
-        absent: Verdict.REMOVE,
-        young: Verdict.RECHECK,
+    assert {name: decision.action for name, decision in decided.items()} == {
+        "foo": Action.KEEP,
+        live: Action.KEEP,
+        deleted: Action.REMOVE,
+        absent: Action.REMOVE,
+        young: Action.RECHECK,
     }
     assert {name: decision.reason for name, decision in decided.items()} == {
         "foo": Reason.NOT_AN_IMAGE,
@@ -718,10 +718,10 @@ def test_what_cannot_be_removed_does_not_use_the_limit_up(
     monkeypatch.setattr(host.staging, "listing", lambda: iter([*stuck, *absent]))
     remove = host.staging.remove
 
-    def refuse(name: str, judged: os.stat_result | None = None) -> int | None:
+    def refuse(name: str, seen: os.stat_result | None = None) -> int | None:
         if name in stuck:
             raise FileChangedError(name) if how == "changes" else PermissionError(1, "no", name)
-        return remove(name, judged)
+        return remove(name, seen)
 
     monkeypatch.setattr(host.staging, "remove", refuse)
     with host.staging:
@@ -798,10 +798,10 @@ def test_a_failure_after_a_removal_is_an_error_line_again(
     with host.staging:
         for _ in range(2):
             (host.path / image).mkdir()
-            assert counts(clean(cleaner, told(image), Trigger.FILE_EVENT)) == (0, 0, 1)
+            assert counts(clean(cleaner, reported(image), Trigger.FILE_EVENT)) == (0, 0, 1)
             (host.path / image).rmdir()
             host.stage(image)
-            assert counts(clean(cleaner, told(image), Trigger.FILE_EVENT)) == (1, 0, 0)
+            assert counts(clean(cleaner, reported(image), Trigger.FILE_EVENT)) == (1, 0, 0)
     assert [level for level, text in lines(caplog) if text.startswith("Failed")] == ["ERROR"] * 2
 
 
@@ -868,10 +868,10 @@ def test_a_dry_run_and_the_sweep_agree(host: Host, monkeypatch: pytest.MonkeyPat
     host.glance.insert(deleted, deleted=True)
     host.stage("foo", deleted, *absent)
     with host.staging:
-        planned = {each.name: each.verdict for each in plan(host.cleaner(max_absent_removals=2))}
+        planned = {each.name: each.action for each in plan(host.cleaner(max_absent_removals=2))}
         assert len(host.left) == 6
         assert counts(sweep(host.cleaner(max_absent_removals=2))) == (3, 3, 0)
-    assert host.left == {name for name, verdict in planned.items() if verdict is Verdict.KEEP}
+    assert host.left == {name for name, action in planned.items() if action is Action.KEEP}
 
 
 def test_a_pass_that_is_replaced_gives_its_reservation_back(host: Host) -> None:

@@ -6,7 +6,7 @@ import pytest
 from oslo_config import cfg
 from oslo_log import formatters, log
 
-from watcher.backoff import backoff
+from watcher.backoff import retry_delay
 from watcher.conditions import MAX_LENGTH, Condition
 
 
@@ -54,8 +54,8 @@ def test_nothing_is_told_of_one_that_is_forgotten(caplog: pytest.LogCaptureFixtu
 @pytest.mark.parametrize(
     ("attempt", "longest"), [(1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (10**6, 60)]
 )
-def test_backoff_doubles_up_to_a_minute_with_jitter(attempt: int, longest: float) -> None:
-    delays = {backoff(attempt) for _ in range(50)}
+def test_retry_delay_doubles_up_to_a_minute_with_jitter(attempt: int, longest: float) -> None:
+    delays = {retry_delay(attempt) for _ in range(50)}
     assert all(longest / 2 <= delay <= longest for delay in delays)
     assert len(delays) > 1
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever a file is called, it neither stops a sweep nor goes without a dead image's id."""
+"""With any name, a file neither stops a sweep nor goes without a dead image's id."""
 
 import os
 import tempfile
@@ -46,7 +46,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
 
 
 def left_of(names: set[bytes]) -> set[bytes]:
-    """What must stay, told by other means than the code under test."""
+    """What must stay, found by other means than the code under test."""
     return {name for name in names if name.split(b".")[0] != DEAD.encode()}
 
 

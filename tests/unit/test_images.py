@@ -512,7 +512,7 @@ def test_a_connection_that_failed_is_not_asked_again(
 
 
 class Flaky(Server):
-    """Connects and answers as it is told to."""
+    """Connects and answers as it is set up."""
 
     def __init__(self, *errors: Exception) -> None:
         super().__init__({})

@@ -29,7 +29,7 @@ INTERVAL = 86400
 
 
 class FollowingWatch:
-    """Watches whatever it is told to, or fails to."""
+    """Watches what it is given, or fails to."""
 
     def __init__(self) -> None:
         self.watching: Identity | None = None
@@ -164,7 +164,7 @@ def world(new_world: Callable[..., World]) -> World:
 @pytest.fixture
 def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes retries follow at once."""
-    monkeypatch.setattr(backoff, "backoff", lambda attempt: 0.001)
+    monkeypatch.setattr(backoff, "retry_delay", lambda attempt: 0.001)
 
 
 @pytest.fixture(autouse=True)
@@ -199,8 +199,8 @@ def test_at_start_everything_is_swept(new_world: Callable[..., World]) -> None:
 
 
 def test_events_are_handled_before_a_sweep_taken_with_them(world: World) -> None:
-    [told], swept = world.stage(True), world.stage(True, 5)
-    steps = world.do(Sweep(), Image(told))
+    [reported], swept = world.stage(True), world.stage(True, 5)
+    steps = world.do(Sweep(), Image(reported))
     assert [step.trigger for step in steps if isinstance(step, Removal)] == [
         Trigger.NOTIFICATION,
         *[Trigger.SWEEP] * len(swept),
@@ -254,7 +254,7 @@ def test_a_notified_image_whose_row_lags_is_looked_at_again(world: World) -> Non
     world.run(lambda: image not in world.left)
 
 
-def test_a_file_that_changes_under_its_verdict_is_looked_at_again(
+def test_a_file_that_changes_after_its_decision_is_looked_at_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [image] = world.stage(True)
@@ -540,7 +540,7 @@ def test_an_image_notified_within_a_sweep_that_fails_is_looked_at_again(world: W
 def test_while_it_fails_events_cost_no_query_before_the_next_try(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backoff, "backoff", lambda attempt: 60.0)
+    monkeypatch.setattr(backoff, "retry_delay", lambda attempt: 60.0)
     queries: list[object] = []
 
     def fail(ids: object) -> dict[str, ImageState]:
@@ -562,7 +562,7 @@ def test_retries_back_off(world: World, monkeypatch: pytest.MonkeyPatch) -> None
         attempts.append(attempt)
         return 0.0
 
-    monkeypatch.setattr(backoff, "backoff", note)
+    monkeypatch.setattr(backoff, "retry_delay", note)
     world.break_database()
     for _ in range(4):
         world.do(Sweep())
@@ -576,7 +576,7 @@ def test_retries_back_off(world: World, monkeypatch: pytest.MonkeyPatch) -> None
 def test_without_a_directory_the_database_is_asked_all_the_same(
     new_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backoff, "backoff", lambda attempt: 0.0)
+    monkeypatch.setattr(backoff, "retry_delay", lambda attempt: 0.0)
     world = new_world()
     world.staging.rmdir()
     world.break_database()

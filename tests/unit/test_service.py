@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.services import wait_for
-from watcher import conf, logs
-from watcher import service as service_module
+from watcher import backoff, conf, logs
 from watcher.reconcile.cleaner import Failure, Progress, Removal, Step
 from watcher.service import Service
 from watcher.telemetry import report as gmr
@@ -72,7 +71,7 @@ def test_a_reconciler_that_fails_is_a_condition_and_starts_again(
         yield from run()
 
     monkeypatch.setattr(service._reconciler, "run", fail_at_first)
-    monkeypatch.setattr(service_module, "backoff", lambda attempt: 0.001)
+    monkeypatch.setattr(backoff, "retry_delay", lambda attempt: 0.001)
     service.start()
     wait_for(lambda: service._reconciler.swept, 30, "the sweep")
     wait_for(lambda: not service.conditions()["cleaner"], 30, "the end of the condition")
@@ -109,21 +108,21 @@ def test_each_removal_is_audited_before_the_next_is_made(tmp_path: Path, service
 def test_systemd_hears_ready_after_the_first_sweep_and_a_ping_with_each_step(
     tmp_path: Path, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[str] = []
+    reported: list[str] = []
     monkeypatch.setattr(service._manager, "is_there", True)
     for name in ("ready", "status", "ping"):
-        monkeypatch.setattr(service._manager, name, lambda *_, name=name: told.append(name))
+        monkeypatch.setattr(service._manager, name, lambda *_, name=name: reported.append(name))
     (tmp_path / "staging" / IMAGE).touch()
     pings = []
     for step in service._reconciler.run():
-        told.clear()
+        reported.clear()
         service._follow_up(step)
-        pings.append("ping" in told)
-        assert ("ready" in told) <= service._reconciler.swept
-        assert ("status" in told) == isinstance(step, Progress)
+        pings.append("ping" in reported)
+        assert ("ready" in reported) <= service._reconciler.swept
+        assert ("status" in reported) == isinstance(step, Progress)
         if service._reconciler.swept:
             service._queue.close()
-    assert all(pings) and "ready" in told
+    assert all(pings) and "ready" in reported
 
 
 def test_a_report_that_fails_ends_nothing(

@@ -85,12 +85,12 @@ def names(staging: Staging) -> list[str]:
 
 
 def remove(staging: Staging, name: str = ID) -> int | None:
-    """Remove a file that is as it was judged."""
+    """Remove a file that is as it was seen."""
     try:
-        judged = staging.lstat(name)
+        seen = staging.lstat(name)
     except FileNotFoundError:
-        judged = None
-    return staging.remove(name, judged)
+        seen = None
+    return staging.remove(name, seen)
 
 
 def put(staging: Staging, name: str, data: bytes = b"data") -> Path:
@@ -154,7 +154,7 @@ def test_files_of_an_image_follow_the_events(
 def test_forgotten_names_are_listed_anew(staging: Staging) -> None:
     names(staging)
     put(staging, f"{ID}.raw")
-    assert staging.files_of(ID) == [], "no event told of it"
+    assert staging.files_of(ID) == [], "no event reported it"
     staging.forget_names()
     assert staging.files_of(ID) == [f"{ID}.raw"]
 
@@ -296,23 +296,23 @@ def test_a_directory_says_what_glance_says(staging: Staging) -> None:
     assert str(caught.value) == f"[Errno 21] Is a directory: '{staging.path}/{ID}'"
 
 
-def test_a_file_that_is_not_the_judged_one_stays(staging: Staging) -> None:
+def test_a_file_that_changed_since_it_was_seen_stays(staging: Staging) -> None:
     path = put(staging, ID)
-    judged = staging.lstat(ID)
+    seen = staging.lstat(ID)
     path.rename(path.with_name("keeps-the-inode"))
     put(staging, ID)
     with pytest.raises(FileChangedError):
-        staging.remove(ID, judged)
+        staging.remove(ID, seen)
     assert path.exists()
 
 
 def test_a_file_that_was_written_to_stays(staging: Staging) -> None:
     path = put(staging, ID)
-    judged = staging.lstat(ID)
+    seen = staging.lstat(ID)
     with path.open("ab") as file:
         file.write(b"more")
     with pytest.raises(FileChangedError):
-        staging.remove(ID, judged)
+        staging.remove(ID, seen)
     assert path.exists()
 
 
@@ -322,7 +322,7 @@ def test_nothing_is_removed_from_a_directory_that_was_moved_away(
 ) -> None:
     path = Path(staging.path)
     put(staging, ID)
-    judged = staging.lstat(ID)
+    seen = staging.lstat(ID)
     away = path.rename(path.with_name("away"))
     if replacement == "directory":
         path.mkdir()
@@ -331,7 +331,7 @@ def test_nothing_is_removed_from_a_directory_that_was_moved_away(
         other.mkdir()
         path.symlink_to(other)
     with pytest.raises(DirectoryReplacedError):
-        staging.remove(ID, judged)
+        staging.remove(ID, seen)
     assert (away / ID).exists()
 
 
@@ -379,10 +379,10 @@ def test_a_stale_handle_is_looked_at_again(
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), name)
 
     put(staging, ID)
-    judged = staging.lstat(ID)
+    seen = staging.lstat(ID)
     with monkeypatch.context() as patched, pytest.raises(FileChangedError):
         patched.setattr(os, call, stale)
-        staging.remove(ID, judged)
+        staging.remove(ID, seen)
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EUCLEAN, errno.EACCES])

@@ -105,7 +105,7 @@ def test_close_wakes_the_taker_with_nothing(queue: WorkQueue) -> None:
 
 
 class FakeClock:
-    """Time passes when it is told to, or waited for."""
+    """Time passes on request, or while something waits."""
 
     def __init__(self, queue: WorkQueue) -> None:
         self.waited: list[float | None] = []

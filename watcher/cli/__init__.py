@@ -208,7 +208,7 @@ COMMANDS = {
         usage=["[--dry-run] [--trust-database]"],
         summary="one sweep, or what it would do",
         description="Does one sweep and ends. With --dry-run it removes nothing and says of each "
-        "file what would become of it, and why. With --debug a real sweep logs the lines of "
+        "file what a sweep would do with it, and why. With --debug a real sweep logs the lines of "
         "Glance's cleaner on each removal, as the service does.",
         exit_codes="0 all well; 1 some files could not be removed, or a safeguard keeps some; "
         f"{CANNOT}, and nothing (more) was removed; 130 stopped by SIGINT; 143 stopped by SIGTERM.",

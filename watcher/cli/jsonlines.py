@@ -9,7 +9,7 @@ import json
 import os
 from dataclasses import asdict
 
-from watcher.cli.inventory import Finding, Totals
+from watcher.cli.inventory import Entry, Totals
 from watcher.cli.terminal import say
 from watcher.reconcile.cleaner import Removal
 from watcher.reconcile.planner import Decision
@@ -34,16 +34,16 @@ def name_fields(name: str) -> dict[str, object]:
     return {"name": text, "name_b64": None if exact else base64.b64encode(raw).decode()}
 
 
-def finding_fields(finding: Finding) -> dict[str, object]:
+def entry_fields(entry: Entry) -> dict[str, object]:
     """Fields of a file."""
     return {
-        **name_fields(finding.name),
-        "image_id": finding.image_id,
-        "image_state": finding.state.value if finding.state else None,
-        "verdict": finding.verdict,
-        "reason": finding.reason,
-        "size": finding.size,
-        "age": None if finding.age is None else round(finding.age, 3),
+        **name_fields(entry.name),
+        "image_id": entry.image_id,
+        "image_state": entry.state.value if entry.state else None,
+        "action": entry.action,
+        "reason": entry.reason,
+        "size": entry.size,
+        "age": None if entry.age is None else round(entry.age, 3),
     }
 
 
@@ -68,5 +68,5 @@ def failed_fields(decision: Decision, error: OSError) -> dict[str, object]:
 
 
 def totals_fields(totals: Totals) -> dict[str, object]:
-    """Fields of sums by verdict."""
-    return {verdict: asdict(count) for verdict, count in totals.by_verdict.items()}
+    """Fields of sums by action."""
+    return {action: asdict(count) for action, count in totals.by_action.items()}

@@ -29,7 +29,7 @@ class Bar:
         self._done = self._cleaned = self._gained = 0
 
     def step(self, done: int, count: int) -> None:
-        """So many files of ``count`` are done."""
+        """Show how many files of ``count`` are done."""
         self._done = done
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=done, total=max(done, count))

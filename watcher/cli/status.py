@@ -8,9 +8,9 @@ from typing import NamedTuple
 from oslo_config import cfg
 from sqlalchemy.engine import make_url
 
-from watcher.cli.inventory import ERROR, REMOVE, VERDICTS, Totals
-from watcher.cli.jsonlines import finding_fields, say_json, totals_fields
-from watcher.cli.listing import list_findings
+from watcher.cli.inventory import ACTIONS, ERROR, REMOVE, Totals
+from watcher.cli.jsonlines import entry_fields, say_json, totals_fields
+from watcher.cli.listing import list_entries
 from watcher.cli.table import human_age, human_size, one_word, say_totals
 from watcher.cli.terminal import say
 from watcher.conf import database_url
@@ -54,7 +54,7 @@ def run(conf: cfg.ConfigOpts, *, every: bool, as_json: bool) -> int:
 
     :param every: list all files, not only residue; a table then has no limit
     :raises ConfigError: the configuration or the directory can't be used
-    :raises DatabaseError: the database can't tell
+    :raises DatabaseError: the database can't answer
     """
     staging = open_staging(conf)
     with closing(Images(database_url(conf))) as images, ExitStack() as opened:
@@ -75,11 +75,11 @@ def run(conf: cfg.ConfigOpts, *, every: bool, as_json: bool) -> int:
             raise refusal
         totals = Totals()
         if system is not None:
-            totals = list_findings(
+            totals = list_entries(
                 staging,
                 new_cleaner(conf, staging, images, Stats()),
                 as_json=as_json,
-                verdicts=VERDICTS if every else (ERROR, REMOVE),
+                actions=ACTIONS if every else (ERROR, REMOVE),
                 most=None if every else MAX_LISTED,
             )
         if as_json:
@@ -148,7 +148,7 @@ def _say_status(
             "directory": staging.path,
             "file_system": system and system._asdict(),
             "database": database._asdict(),
-            "verdicts": totals and totals_fields(totals),
-            "oldest": totals and totals.oldest and finding_fields(totals.oldest),
+            "actions": totals and totals_fields(totals),
+            "oldest": totals and totals.oldest and entry_fields(totals.oldest),
         },
     )

@@ -7,7 +7,7 @@ from oslo_config import cfg
 
 from watcher.cli.inventory import ERROR, REMOVE, Totals
 from watcher.cli.jsonlines import failed_fields, removed_fields, say_json, totals_fields
-from watcher.cli.listing import list_findings
+from watcher.cli.listing import list_entries
 from watcher.cli.progress import Bar, bar
 from watcher.cli.signals import Interrupted, Interruption
 from watcher.cli.table import human_size, say_totals
@@ -94,7 +94,7 @@ def _audit(conf: cfg.ConfigOpts) -> AuditLog | None:
 
 
 def _plan(conf: cfg.ConfigOpts, staging: Staging, cleaner: Cleaner, *, as_json: bool) -> int:
-    totals = list_findings(staging, cleaner, as_json=as_json)
+    totals = list_entries(staging, cleaner, as_json=as_json)
     error, gain = totals[ERROR].files, totals[REMOVE].size
     outcome = Tally(totals[REMOVE].files, totals.ignored, error, gain)
     if as_json:
@@ -134,6 +134,6 @@ def _say_summary(
             "size": outcome.size,
             "limited": kept[0],
             "unwitnessed": kept[1],
-            "verdicts": totals and totals_fields(totals),
+            "actions": totals and totals_fields(totals),
         },
     )

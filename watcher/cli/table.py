@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Findings as a table for people, one line at a time: a million files need no memory.
+"""Entries as a table for people, one line at a time: a million files need no memory.
 
 In a pipe each file is one line of six columns without a blank in the first five, so that grep and
 awk work. At a terminal it is coloured and fitted to the width; nothing is cut off.
@@ -11,7 +11,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 
-from watcher.cli.inventory import ERROR, RECHECK, REMOVE, VERDICTS, Finding, Totals
+from watcher.cli.inventory import ACTIONS, ERROR, RECHECK, REMOVE, Entry, Totals
 from watcher.cli.terminal import painted, say
 
 LEFT = 22  # columns before the name
@@ -22,7 +22,7 @@ _COLOURS = {ERROR: "red", REMOVE: "yellow", RECHECK: "cyan"}
 
 
 class Table:
-    """A table on stdout; its columns are as wide as the first findings need."""
+    """A table on stdout; its columns are as wide as the first entries need."""
 
     def __init__(self) -> None:
         self._columns = _columns()
@@ -30,37 +30,37 @@ class Table:
         self._name_width = 0
         self._with_image = False
 
-    def add(self, findings: Sequence[Finding]) -> None:
-        """Write some, the most urgent verdict first, and the files of an image together."""
-        if not findings:
+    def add(self, entries: Sequence[Entry]) -> None:
+        """Write some, the most urgent action first, and the files of an image together."""
+        if not entries:
             return
-        rows = sorted((VERDICTS.index(each.verdict), each.name, each) for each in findings)
+        rows = sorted((ACTIONS.index(each.action), each.name, each) for each in entries)
         if not self._name_width:
-            widths = (_width(one_word(each.name)) for each in findings)
+            widths = (_width(one_word(each.name)) for each in entries)
             room = self._columns - LEFT - 2 - REASON
             self._name_width = int(max(ID, min(max(widths), LONGEST, room)))
             self._with_image = room - self._name_width >= 2 + ID
-            say(self._line("VERDICT", "SIZE", "AGE", "FILE", "IMAGE", "WHY"))
-        say("\n".join(self._row(finding) for _, _, finding in rows))
+            say(self._line("ACTION", "SIZE", "AGE", "FILE", "IMAGE", "WHY"))
+        say("\n".join(self._row(entry) for _, _, entry in rows))
 
     def end(self) -> None:
         """Write a blank line, if anything was written above it."""
         if self._name_width:
             say("")
 
-    def _row(self, finding: Finding) -> str:
+    def _row(self, entry: Entry) -> str:
         return self._line(
-            finding.verdict,
-            _compact(finding.size),
-            "-" if finding.age is None else human_age(finding.age),
-            one_word(finding.name),
-            finding.image_id or "-",
-            finding.reason,
+            entry.action,
+            _compact(entry.size),
+            "-" if entry.age is None else human_age(entry.age),
+            one_word(entry.name),
+            entry.image_id or "-",
+            entry.reason,
         )
 
     def _line(self, *cells: str) -> str:
-        verdict, size, age, name, image, reason = cells
-        first = f"{self._words.get(verdict, verdict)} {size:>7} {age:>4}  {name}"
+        action, size, age, name, image, reason = cells
+        first = f"{self._words.get(action, action)} {size:>7} {age:>4}  {name}"
         padding = " " * (self._name_width - _width(name))
         if self._with_image:
             padding += f"  {image:<{ID}}"
@@ -72,11 +72,11 @@ class Table:
 
 
 def say_totals(totals: Totals) -> None:
-    """Write the sums by verdict."""
+    """Write the sums by action."""
     words = _words()
-    say("VERDICT      FILES       SIZE")
-    for verdict, count in totals.by_verdict.items():
-        say(f"{words[verdict]} {count.files:>10} {_compact(count.size):>10}")
+    say("ACTION       FILES       SIZE")
+    for action, count in totals.by_action.items():
+        say(f"{words[action]} {count.files:>10} {_compact(count.size):>10}")
 
 
 def _columns() -> float:
@@ -87,7 +87,7 @@ def _columns() -> float:
 
 
 def _words() -> dict[str, str]:
-    return painted({verdict: f"{verdict:<7}" for verdict in VERDICTS}, _COLOURS)
+    return painted({action: f"{action:<7}" for action in ACTIONS}, _COLOURS)
 
 
 def human_size(size: float) -> str:

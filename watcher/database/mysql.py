@@ -115,7 +115,7 @@ def _causal(select: str) -> str:
 
 
 def _context(tls: Mapping[str, str]) -> ssl.SSLContext:
-    # By the names of MySQL's own client; each time anew, for files are renewed.
+    # By the names of MySQL's own client; read each time, for files are renewed.
     for name in ("ssl_ca", "ssl_cert", "ssl_key"):
         if name in tls:
             try:

@@ -53,7 +53,7 @@ class PostgreSQL(Server):
 
     @staticmethod
     def _listed(ids: Sequence[str]) -> str:
-        # One value, whatever the number of ids; with a comma in it an id is not the one asked for.
+        # One value for any number of ids; with a comma in it an id is not the one asked for.
         return f"string_to_array({sql.Literal(','.join(ids)).as_string()}, ',')"
 
     def _connect(self) -> psycopg.Connection[Any]:

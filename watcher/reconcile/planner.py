@@ -28,7 +28,7 @@ _KNOWN = (ImageState.LIVE, ImageState.DELETED)
 Look = os.stat_result | OSError
 
 
-class Verdict(enum.Enum):
+class Action(enum.Enum):
     """What to do with a file."""
 
     KEEP = "keep"
@@ -50,7 +50,7 @@ class Reason(enum.Enum):
 
 
 class Decision(NamedTuple):
-    """Verdict on one file, and why.
+    """What to do with one file, and why.
 
     :param status: of the file, from before its image's row was read; None if there was none
     :param delay: seconds until a recheck
@@ -59,15 +59,15 @@ class Decision(NamedTuple):
     name: str
     image_id: str | None
     state: ImageState | None
-    verdict: Verdict
+    action: Action
     reason: Reason
     status: os.stat_result | None = None
     delay: float = 0.0
 
 
-def verdict(
+def action_for(
     state: ImageState, *, age: float, grace: float, notified: bool, witnessed: bool
-) -> tuple[Verdict, Reason]:
+) -> tuple[Action, Reason]:
     """Decide on a file of an image in that state; the removal budget comes on top.
 
     :param age: seconds since the file last changed in any way
@@ -76,17 +76,17 @@ def verdict(
     :param witnessed: this database is known to be this Glance's
     """
     if state is ImageState.DELETED:
-        return Verdict.REMOVE, Reason.DELETED
+        return Action.REMOVE, Reason.DELETED
     if state is ImageState.LIVE:
         # A reported deletion that the row doesn't show: a lagging replica.
-        return (Verdict.RECHECK if notified else Verdict.KEEP), Reason.LIVE
+        return (Action.RECHECK if notified else Action.KEEP), Reason.LIVE
     if state is ImageState.UNKNOWN:
-        return Verdict.KEEP, Reason.UNKNOWN
+        return Action.KEEP, Reason.UNKNOWN
     if age < grace:
-        return Verdict.RECHECK, Reason.YOUNG
+        return Action.RECHECK, Reason.YOUNG
     if not witnessed:
-        return Verdict.KEEP, Reason.NO_WITNESS
-    return Verdict.REMOVE, Reason.ABSENT
+        return Action.KEEP, Reason.NO_WITNESS
+    return Action.REMOVE, Reason.ABSENT
 
 
 def recheck_delay(attempt: int) -> float | None:
@@ -163,7 +163,7 @@ class Planner:
         if suspects:
             states |= self._confirm(suspects)
         return [
-            Decision(name, None, None, Verdict.KEEP, Reason.NOT_AN_IMAGE)
+            Decision(name, None, None, Action.KEEP, Reason.NOT_AN_IMAGE)
             if found is None
             else self._decide(
                 name,
@@ -203,7 +203,7 @@ class Planner:
     def _age(self, name: str, look: Look) -> float:
         if isinstance(look, FileNotFoundError):
             return math.inf
-        if isinstance(look, OSError):  # it can't be told: in doubt the file is young
+        if isinstance(look, OSError):  # unknown: in doubt the file is young
             return -math.inf
         if self._staging.network:
             return self._sightings.age(name, look)
@@ -219,7 +219,7 @@ class Planner:
         age: float,
         notified: bool,
     ) -> Decision:
-        outcome, reason = verdict(
+        action, reason = action_for(
             state,
             age=age,
             grace=self.grace,
@@ -229,7 +229,7 @@ class Planner:
         young = reason is Reason.YOUNG
         status = None if isinstance(look, OSError) else look
         delay = self.grace - age + 0.05 if young else 0.0  # past it, not just at it
-        return Decision(name, found, state, outcome, reason, status, delay)
+        return Decision(name, found, state, action, reason, status, delay)
 
     def afford(self, decision: Decision) -> Decision:
         """Apply the budget, just before a decision is carried out or shown.
@@ -237,7 +237,7 @@ class Planner:
         The removal of an absent image's file is reserved: whoever doesn't make it calls `refund`.
         """
         if decision.reason is Reason.ABSENT and not self.budget.reserve():
-            return decision._replace(verdict=Verdict.KEEP, reason=Reason.LIMIT)
+            return decision._replace(action=Action.KEEP, reason=Reason.LIMIT)
         return decision
 
     def refund(self, decision: Decision) -> None:

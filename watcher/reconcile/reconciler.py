@@ -25,7 +25,7 @@ from watcher.workqueue import Directory, File, Image, Key, Sweep, Waiting, WorkQ
 LOG = log.getLogger(__name__)
 
 CHECK_INTERVAL = 10.0  # seconds between looks for a replaced, mounted over or missing directory
-CHANGED_DELAY = 0.1  # seconds until a file that changed under a verdict is looked at again
+CHANGED_DELAY = 0.1  # seconds until a file that changed after its decision is looked at again
 MAX_YOUNG = 1000  # files whose grace is waited for one by one; others are left to the sweeps
 
 # share of a wait by which it differs from host to host
@@ -178,7 +178,7 @@ class Reconciler:
     def _retry(self, keys: Mapping[Key, Waiting]) -> None:
         """Put keys back, and a sweep: it goes on where it was, or begins."""
         self._failed_tries += 1
-        delay = backoff.backoff(self._failed_tries)
+        delay = backoff.retry_delay(self._failed_tries)
         self._retry_at = time.monotonic() + delay
         LOG.debug("Next try in %.2f s", delay)
         self._queue.requeue({**keys, Sweep(): Waiting(1, time.monotonic())}, delay=delay)
