@@ -94,7 +94,7 @@ def write(comparisons: Sequence[Comparison], path: Path) -> None:
         "kernel": platform.release().split("-")[0],
         "python": platform.python_version(),
     } | {name: version(name) for name in LIBRARIES}
-    lines = ",\n".join(json.dumps(found.as_json()) for found in comparisons)
+    lines = ",\n".join(json.dumps(found.as_json(), separators=(",", ":")) for found in comparisons)
     path.write_text(f'{{"machine": {json.dumps(machine)}, "comparisons": [\n{lines}\n]}}\n')
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What happens to all hosts at once: how many come back at the same moment, with and without
-chance in their waits."""
+jitter in their waits."""
 
 import re
 import time
@@ -15,7 +15,7 @@ from benchmarks.site import Cached, Site, new_ids
 from tests.functional.program import Program
 from tests.services import RabbitMQ, wait_for
 
-SUBJECTS = {OURS: Program, "without chance": InStep}
+SUBJECTS = {OURS: Program, "without jitter": InStep}
 OUTAGE = 10.0  # seconds from the broker's end to its new start
 RECHECKS = 4  # of each host: after 0.5, 1, 2 and 4 seconds
 WINDOW = 0.1  # seconds
@@ -52,7 +52,7 @@ def measure(site: Site) -> Iterator[Comparison]:
     titles = {
         "connections": "the broker serves again → each host connects",
         "sweeps": "the broker serves again → each host asks the database",
-        "rechecks": "a deletion is reported whose row lags → each host asks again",
+        "rechecks": "a deletion with a lagging row → each host asks again",
     }
     moments = {name: Comparison(f"restart-{name}", title, "s") for name, title in titles.items()}
     peaks = {
@@ -97,7 +97,7 @@ def _one(site: Site, count: int, program: type[Program], reads: Reads) -> dict[s
     killed = time.time()
     broker.start()
     for watcher in crowd.programs:
-        watcher.wait_for_line("Notifications can be received again", TIMEOUT)
+        watcher.wait_for_line("Notification listener connected again", TIMEOUT)
     wait_for(lambda: len(reads.since(killed)) >= count, TIMEOUT, "a sweep of each")
     text = log.read_text()[before:]
     serves = _seconds(_SERVES.findall(text)[0])

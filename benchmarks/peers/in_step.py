@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The watcher without chance: each wait takes its mean, on every host the same."""
+"""The watcher without jitter: each wait takes its mean, on every host the same."""
 
 import sys
 

@@ -227,7 +227,7 @@ class Cloud:
     def _import(self) -> None:
         disk, image, life = self._staged()
         self._write(disk, image)
-        self._after(life / 2, self._tell, disk, image)
+        self._after(life / 2, self._report, disk, image)
         self._after(life, disk.files.pop, image, None)
 
     def _stage_and_delete(self) -> None:
@@ -239,7 +239,7 @@ class Cloud:
             self._after(life, self._write, disk, name)
         else:
             self._write(disk, name)
-            self._after(life / 2, self._tell, disk, name)
+            self._after(life / 2, self._report, disk, name)
             self._after(life, self._delete, disk, name)
 
     def _staged(self) -> tuple[Disk, str, float]:
@@ -250,9 +250,9 @@ class Cloud:
         disk.files[name] = self._timeline.now
         if self._database.is_deleted(name[:36]):
             self._is_residue(name)
-        self._tell(disk, name)
+        self._report(disk, name)
 
-    def _tell(self, disk: Disk, name: str) -> None:
+    def _report(self, disk: Disk, name: str) -> None:
         for queue in disk.watched_by:
             if self._random.random() >= self._scenario.event_loss:
                 self._after(costs.FILE_EVENT, queue.put, File(name))
@@ -298,7 +298,7 @@ def simulate(scenario: Scenario) -> Figures:
 
 @contextmanager
 def in_step() -> Iterator[None]:
-    """Without chance in the watchers' waits."""
+    """Without jitter in the watchers' waits."""
     with (
         mock.patch.object(backoff, "around", lambda seconds, share: seconds),
         mock.patch.object(backoff, "within", lambda seconds: 0.0),

@@ -332,7 +332,7 @@ def test_refused_until_repaired(
     scene.after(refusal.url, refusal.said, BACK)
 
 
-def test_a_fault_is_told_once_whatever_its_cause(
+def test_a_fault_is_logged_once_for_any_cause(
     new_host: Callable[..., Host], broker: RabbitMQ
 ) -> None:
     refusal = WrongVhost(broker)

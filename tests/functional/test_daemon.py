@@ -69,7 +69,7 @@ def test_the_status_follows_sweeps_and_faults(
     assert "STOPPING=1" in program.notified()
 
 
-def test_the_watchdog_is_told_by_the_cleaner_alone(
+def test_the_watchdog_is_pinged_by_the_cleaner_alone(
     host: Host, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While it waits three seconds for a lock, nobody may say that all is well."""
@@ -91,7 +91,7 @@ def test_the_watchdog_is_told_by_the_cleaner_alone(
     program.wait_notified("WATCHDOG=1")
 
 
-def test_an_abort_by_the_watchdog_tells_where_it_hung(host: Host) -> None:
+def test_an_abort_by_the_watchdog_shows_where_it_hung(host: Host) -> None:
     program = host.start()
     send(program, signal.SIGABRT)
     assert program.wait() == -signal.SIGABRT
@@ -274,7 +274,7 @@ def broker() -> Iterator[RabbitMQ]:
     yield from running(RabbitMQ)
 
 
-def test_the_broker_is_heard_of_after_the_log_was_set_up_anew(
+def test_the_broker_is_heard_of_after_the_log_was_set_up_again(
     new_host: Callable[..., Host], tmp_path: Path, broker: RabbitMQ
 ) -> None:
     log_config = tmp_path / "logging.conf"
@@ -369,7 +369,7 @@ def test_json_is_one_object_a_line_with_the_same_texts(host: Host) -> None:
     assert live in os.listdir(host.staging)
 
 
-def test_the_log_file_is_opened_anew_after_a_rotation(host: Host) -> None:
+def test_the_log_file_is_opened_again_after_a_rotation(host: Host) -> None:
     log, rotated = host.directory / "glance-api.log", host.directory / "glance-api.log.1"
     program = host.start("--log-file", str(log))
     log.rename(rotated)

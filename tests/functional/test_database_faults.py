@@ -111,7 +111,7 @@ def reported(program: Program) -> list[str]:
     return [line for line in lines if not line.startswith(good)]
 
 
-def check_told(program: Program, *expected: str) -> None:
+def check_reported(program: Program, *expected: str) -> None:
     """Just these lines; of those that begin a fault, the cause by any part of it."""
     # A server that recovers may be asked while it does; a cause of its own.
     lines = [line for line in reported(program) if "the database system is " not in line]
@@ -172,11 +172,11 @@ def test_down_at_start(host: Host, server: Database | SQLite) -> None:
     program = host.start()  # it says that it is ready: systemd must not give up on it
     check_backoff(program, 3)
     check_sweep_refuses(host, DOWN[type(server)], residue)
-    check_told(program, DOWN[type(server)])
+    check_reported(program, DOWN[type(server)])
     server.start()
     wait_ended(program)
     assert not residue.exists()
-    check_told(program, DOWN[type(server)], ENDED)
+    check_reported(program, DOWN[type(server)], ENDED)
 
 
 def test_killed_and_restarted(host: Host, server: Database) -> None:
@@ -193,7 +193,7 @@ def test_killed_and_restarted(host: Host, server: Database) -> None:
     server.start()
     wait_ended(program)
     assert not any(path.exists() for path in paths)
-    check_told(program, "refused", ENDED)
+    check_reported(program, "refused", ENDED)
 
 
 def test_killed_in_the_middle_of_a_sweep(host: Host, server: Database) -> None:
@@ -218,7 +218,7 @@ def test_killed_in_the_middle_of_a_sweep(host: Host, server: Database) -> None:
     server.start()
     wait_ended(program)
     assert len(os.listdir(host.staging)) == 1
-    check_told(program, "refused", ENDED)
+    check_reported(program, "refused", ENDED)
 
 
 def test_hung_server(host: Host, server: Database, database_url: str) -> None:
@@ -251,7 +251,7 @@ def test_it_stops_while_a_query_hangs(host: Host, server: Database) -> None:
     program.wait_for_line("Found 1 files", count=2)
     assert program.stop() == 0
     assert residue.exists()
-    check_told(program)
+    check_reported(program)
 
 
 @MARIADB
@@ -264,7 +264,7 @@ def test_it_stops_while_a_connection_hangs(host: Host, server: Database) -> None
     program.wait_for_line("Watching staging directory")
     assert program.stop() == 0
     assert residue.exists()
-    check_told(program)
+    check_reported(program)
 
 
 LOCKED = {
@@ -294,7 +294,7 @@ def test_locked_table(host: Host, server: Database | SQLite, database_url: str) 
         check_sweep_refuses(host, cause, residue)
     wait_ended(program)
     assert not residue.exists()
-    check_told(program, cause, ENDED)
+    check_reported(program, cause, ENDED)
 
 
 def test_locked_rows_hold_nobody_up(host: Host, database_url: str) -> None:
@@ -307,7 +307,7 @@ def test_locked_rows_hold_nobody_up(host: Host, database_url: str) -> None:
         host.wait_gone(later())
         assert (host.staging / f"{live}.raw").exists(), "what isn't committed doesn't count"
     assert program.stop() == 0
-    check_told(program)
+    check_reported(program)
 
 
 def test_connection_limit(host: Host, server: Database, database_url: str) -> None:
@@ -334,7 +334,7 @@ def test_connection_limit(host: Host, server: Database, database_url: str) -> No
         server.execute("SET GLOBAL max_connections = DEFAULT")
     wait_ended(program)
     assert not residue.exists()
-    check_told(program, cause, ENDED)
+    check_reported(program, cause, ENDED)
 
 
 IDLE = {
@@ -365,7 +365,7 @@ def test_idle_connection_closed_by_the_server(
         server.end_session(each)
     wait_for(lambda: not server.sessions(name), 30, "the end of the connection")
     host.wait_gone(later[1]())
-    check_told(program)
+    check_reported(program)
 
 
 def test_wrong_password(host: Host, server: Database, database_url: str) -> None:
@@ -381,7 +381,7 @@ def test_wrong_password(host: Host, server: Database, database_url: str) -> None
     server.set_password(name, f"{SECRET}-wrong")
     wait_ended(program)
     assert not residue.exists()
-    check_told(program, cause, ENDED)
+    check_reported(program, cause, ENDED)
 
 
 @MARIADB
@@ -401,7 +401,7 @@ def test_password_of_a_kind_that_the_driver_does_not_know(
     check_sweep_refuses(host, "package is required for ed25519_password", residue)
     server.set_password(name, password)
     wait_ended(program)
-    check_told(program, "package is required for ed25519_password", ENDED)
+    check_reported(program, "package is required for ed25519_password", ENDED)
 
 
 NO_ROW = "the images table has no row at all; is [database] connection the right database?"
@@ -420,7 +420,7 @@ def test_wrong_database(host: Host, server: Database | SQLite) -> None:
     host.configure(database_url=url, watcher="absent_grace = 0")
     live, residue = host.stage_live(), host.stage_deleted()
     program = host.start()
-    check_told(program, no_database)
+    check_reported(program, no_database)
     server.create_database(name)
     wait_retries(program)
     images = Images(url)
@@ -432,7 +432,7 @@ def test_wrong_database(host: Host, server: Database | SQLite) -> None:
     images.close()
     wait_ended(program)
     assert not residue.exists()
-    check_told(program, no_database, ENDED)
+    check_reported(program, no_database, ENDED)
 
 
 def wait_retries(program: Program) -> None:
@@ -472,7 +472,7 @@ def test_ids_that_differ_by_case(host: Host, database_url: str) -> None:
     host.wait_gone(*stale)
     assert host.sweep()[0] == 0
     assert [path.read_bytes() for path in kept] == [b"data"] * 2
-    check_told(program)
+    check_reported(program)
 
 
 @ONE
@@ -488,7 +488,7 @@ def test_row_that_comes_after_the_file(new_host: Callable[..., Host], database_u
     program.wait_for_line("Cleaned 0 stale", count=looks + 1)  # its grace is over
     assert host.sweep()[0] == 0
     assert path.read_bytes() == b"data"
-    check_told(program)
+    check_reported(program)
 
 
 @ONE

@@ -17,8 +17,8 @@ from tests.functional.test_database_faults import (
     BEGAN,
     ENDED,
     FAULT_TIMEOUT,
+    check_reported,
     check_sweep_refuses,
-    check_told,
     reported,
     residue_to_come,
     wait_ended,
@@ -132,7 +132,7 @@ def test_a_node_catches_up_before_a_file_goes(
         looked = len(program.lines(LOOKED))
     program.wait_for_line(LOOKED, count=looked + 1)
     host.check_live()
-    check_told(program)
+    check_reported(program)
 
 
 @GALERA
@@ -159,7 +159,7 @@ def test_a_node_that_lags_too_long(
     for cause, program in programs.items():
         wait_ended(program)
         assert not residue[cause].exists()
-        check_told(program, cause, ENDED)
+        check_reported(program, cause, ENDED)
 
 
 @REPLICAS
@@ -187,7 +187,7 @@ def test_a_replica_is_no_proof_that_there_is_no_row(
     wait_shown(pair, database, live.name)
     assert host.sweep()[0] == 0
     assert absent.exists()
-    check_told(program)
+    check_reported(program)
 
 
 # The deletion is reported before its flag
@@ -238,7 +238,7 @@ def test_a_node_without_quorum(
     pair.join()
     for program, cause in zip(programs, (NOT_READY, LAGS), strict=True):
         wait_ended(program)
-        check_told(program, cause, ENDED)
+        check_reported(program, cause, ENDED)
     assert not residue.exists()
 
 

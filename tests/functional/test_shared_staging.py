@@ -127,7 +127,7 @@ def freed(sharers: list[Sharer]) -> dict[str, int]:
     return sizes
 
 
-def test_it_is_told(share: Share, new_sharer: Callable[..., Sharer]) -> None:
+def test_it_is_logged(share: Share, new_sharer: Callable[..., Sharer]) -> None:
     sharer = new_sharer()
     sharer.wait_ready()
     descriptor = os.open(sharer.mount.path, os.O_RDONLY)
@@ -152,7 +152,7 @@ def test_it_is_told(share: Share, new_sharer: Callable[..., Sharer]) -> None:
     assert not sharer.program.lines(" ERROR "), again.path
 
 
-def test_one_of_them_removes_what_all_are_told_of(
+def test_one_of_them_removes_what_all_receive(
     share: Share,
     new_sharer: Callable[..., Sharer],
     images: Images,

@@ -237,7 +237,7 @@ class Model(RuleBasedStateMachine):
             self.world.database.write(
                 "UPDATE images SET deleted = 1 WHERE id = ?", image, self.world.now
             )
-            self._tell(Image(key), fate)
+            self._report(Image(key), fate)
 
     @rule(key=ids)
     def purge(self, key: str) -> None:
@@ -297,7 +297,7 @@ class Model(RuleBasedStateMachine):
             self.away[away] = set(self.world.entries)
             self.world.entries.clear()
             if watched:
-                self._tell(Directory(), fate)
+                self._report(Directory(), fate)
         if again:
             self._make_directory(fate)
 
@@ -582,7 +582,7 @@ class Model(RuleBasedStateMachine):
         if not self.world.path.is_dir():
             self.world.path.mkdir()
             if self.watch.waiting:
-                self._tell(Directory(), fate)
+                self._report(Directory(), fate)
 
     def _date(self, path: Path) -> None:
         os.utime(path, (self.world.now, self.world.now), follow_symlinks=False)
@@ -593,13 +593,13 @@ class Model(RuleBasedStateMachine):
         inode = os.lstat(self.world.path / name).st_ino
         self.world.entries[name] = Entry(inode, kind, self.world.now, owner)
         if self.watch.watching == self._identity():
-            self._tell(File(name), fate)
+            self._report(File(name), fate)
 
     def _identity(self) -> Identity:
         status = self.world.path.stat()
         return Identity(status.st_dev, status.st_ino)
 
-    def _tell(self, key: Key, fate: str) -> None:
+    def _report(self, key: Key, fate: str) -> None:
         if fate in ("reported", "doubled"):
             self.queue.put(key)
         if fate in ("late", "doubled"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What contributors use says the same wherever it is said."""
+"""What contributors use says the same everywhere, and the tree stays small."""
 
 import configparser
 import os
@@ -46,3 +46,26 @@ def test_unwanted_words_are_found(words: str, tmp_path: Path) -> None:
     )
     found = words != "Plain words"
     assert (run.returncode != 0, "page.md:2" in run.stdout) == (found, found), run
+
+
+def test_the_top_level_is_small() -> None:
+    directories = {"benchmarks", "debian", "docs", "etc", "tests", "tools", "watcher"}
+    assert {path.partition("/")[0] for path in versioned() if "/" in path} - {".ci"} == directories
+
+
+def test_generated_pictures_and_results_are_small() -> None:
+    generated = [
+        path for path in versioned() if re.search(r"\.(svg|png|cast)$|results\.json$", path)
+    ]
+    assert len(generated) >= 9
+    assert sum((SOURCE / path).stat().st_size for path in generated) < 300_000
+
+
+def versioned() -> list[str]:
+    """Paths of all files of the checkout that git knows."""
+    if not (SOURCE / ".git").exists():
+        pytest.skip("not a checkout of git")
+    run = subprocess.run(
+        ["git", "-C", SOURCE, "ls-files"], capture_output=True, text=True, check=True
+    )
+    return [path for path in run.stdout.splitlines() if (SOURCE / path).exists()]

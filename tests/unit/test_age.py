@@ -47,7 +47,7 @@ def test_a_file_of_the_future_is_young(now: FakeTime, clock: AgeClock) -> None:
 
 
 @pytest.mark.parametrize("step", [3600.0, -3600.0])
-def test_after_a_step_of_the_clock_files_age_anew(
+def test_after_a_step_of_the_clock_files_age_again(
     now: FakeTime, clock: AgeClock, step: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     written = status(now.wall, now.wall)

@@ -328,7 +328,7 @@ def test_the_remedy_is_for_what_the_broker_said(cause: str, remedy: str) -> None
     assert remedy in check_broker.remedy(cause)
 
 
-def test_no_part_of_a_password_is_told() -> None:
+def test_no_part_of_a_password_is_shown() -> None:
     error = ValueError("Port could not be cast to integer value as 's3cr3t'")
     assert "s3cr3t" not in why_not_connected(error)
     assert why_not_connected(OSError("[Errno 111] no")) == "[Errno 111] no"

@@ -154,7 +154,7 @@ def test_converting_and_decompressing(host: Host) -> None:
     assert host.left == {"foo", staged}
 
 
-def test_deleted_rows_need_no_wait_whatever_their_status(host: Host) -> None:
+def test_deleted_rows_of_any_status_need_no_wait(host: Host) -> None:
     image = new_id()
     host.glance.insert(image, deleted=True, status="pending_delete")
     host.stage(image)

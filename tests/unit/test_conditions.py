@@ -42,7 +42,7 @@ def test_a_warning_begins_as_one(caplog: pytest.LogCaptureFixture) -> None:
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
-def test_nothing_is_told_of_one_that_is_forgotten(caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_is_logged_of_one_that_is_forgotten(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     fault = Condition(log.getLogger("watcher.test"), "Lost: %s", "Back")
     assert not fault.forget()
@@ -60,7 +60,7 @@ def test_retry_delay_doubles_up_to_a_minute_with_jitter(attempt: int, longest: f
     assert len(delays) > 1
 
 
-def test_an_exception_in_hand_is_not_told_a_second_time() -> None:
+def test_a_current_exception_is_not_logged_a_second_time() -> None:
     said = io.StringIO()
     handler = logging.StreamHandler(said)
     conf = cfg.ConfigOpts()

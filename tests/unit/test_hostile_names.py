@@ -52,7 +52,7 @@ def left_of(names: set[bytes]) -> set[bytes]:
 
 @settings(max_examples=100, deadline=None)
 @given(st.sets(names, max_size=12), st.sets(names, max_size=12))
-def test_names(images: Images, swept: set[bytes], told_of: set[bytes]) -> None:
+def test_names(images: Images, swept: set[bytes], reported: set[bytes]) -> None:
     with tempfile.TemporaryDirectory() as home:
         directory = os.fsencode(home)
         with Staging(home) as staging:
@@ -62,8 +62,8 @@ def test_names(images: Images, swept: set[bytes], told_of: set[bytes]) -> None:
             outcome = sweep(cleaner)
             assert outcome.cleaned + outcome.ignored == len(swept)
             assert set(os.listdir(directory)) == left_of(swept)
-            for name in told_of:
+            for name in reported:
                 open(os.path.join(directory, name), "wb").close()
-            clean(cleaner, {os.fsdecode(name): 0.0 for name in told_of})
+            clean(cleaner, {os.fsdecode(name): 0.0 for name in reported})
             clean(cleaner, dict.fromkeys(staging.files_of(DEAD), 0.0), Trigger.NOTIFICATION)
-        assert set(os.listdir(directory)) == left_of(swept | told_of)
+        assert set(os.listdir(directory)) == left_of(swept | reported)

@@ -223,7 +223,7 @@ LIMITS = {
 
 
 @pytest.mark.parametrize("database_url", LIMITS, indirect=True)
-def test_the_limits_that_the_servers_are_told(database_url: str) -> None:
+def test_the_limits_that_the_servers_get(database_url: str) -> None:
     """They are those of one statement: nothing is left for whom a pooler gives the session."""
     table = Images(database_url)
     backend = "mariadb" if table.backend == "mysql" else table.backend
@@ -352,7 +352,7 @@ def scanned(table: Images, ids: list[str]) -> Callable[[], int]:
 @pytest.mark.parametrize("connected", ["", "charset=utf8mb3", "charset=latin1"])
 @pytest.mark.parametrize("stored", ["utf8mb3", "utf8mb4", "latin1"])
 @pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
-def test_the_second_read_uses_the_index_whatever_the_character_sets(
+def test_the_second_read_uses_the_index_for_any_character_sets(
     images: GlanceImages, database_url: str, stored: str, connected: str
 ) -> None:
     there = [new_id() for _ in range(5000)]
@@ -423,7 +423,7 @@ def test_an_answer_at_a_level_that_shows_what_is_not_committed(
     "parameter",
     ["", "init_command=SET%20SESSION%20TRANSACTION%20ISOLATION%20LEVEL%20READ%20UNCOMMITTED"],
 )
-def test_nothing_uncommitted_counts_whatever_the_url_sets(
+def test_nothing_uncommitted_counts_with_any_url(
     images: GlanceImages, database_url: str, parameter: str
 ) -> None:
     live = new_id()
@@ -464,9 +464,7 @@ def test_modes_of_sql(images: GlanceImages, database_url: str, mode: str) -> Non
 
 @pytest.mark.parametrize("options", ["use_unicode=0", "use_unicode=false&charset=utf8"])
 @pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
-def test_ids_are_texts_whatever_the_url_says(
-    images: GlanceImages, database_url: str, options: str
-) -> None:
+def test_ids_are_texts_with_any_url(images: GlanceImages, database_url: str, options: str) -> None:
     live = new_id()
     images.insert(live)
     table = Images(f"{database_url}?{options}")

@@ -483,7 +483,7 @@ def test_no_free_thread_is_a_fault_at_once(
     world.wait_condition(None)
 
 
-def test_whatever_goes_wrong_the_supervisor_goes_on(
+def test_the_supervisor_survives_any_exception(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*arguments: object, **options: object) -> Any:
@@ -544,7 +544,7 @@ def test_each_process_tries_to_reconnect_at_intervals_of_its_own(tmp_path: Path)
     assert delay_of(reported) == 0.25
 
 
-def test_the_next_node_of_a_cluster_is_chosen_by_chance_unless_told(tmp_path: Path) -> None:
+def test_the_next_node_of_a_cluster_is_chosen_randomly_by_default(tmp_path: Path) -> None:
     rabbit = "[DEFAULT]\ntransport_url = rabbit://a/\n[oslo_messaging_rabbit]\n"
     for text, strategy in (
         ("", "shuffle"),

@@ -113,7 +113,7 @@ def test_odd_names_are_listed_and_removed(staging: Staging, name: str) -> None:
     assert names(staging) == []
 
 
-def test_a_missing_directory_is_told_apart(tmp_path: Path) -> None:
+def test_a_missing_directory_is_an_error_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), Staging(str(tmp_path / "none")):
         pass
     (tmp_path / "file").touch()
@@ -129,7 +129,7 @@ def test_nothing_is_held_open_between_passes(staging: Staging) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_files_of_an_image_whatever_the_suffix(staging: Staging) -> None:
+def test_files_of_an_image_with_any_suffix(staging: Staging) -> None:
     mine = {ID, f"{ID}.uc", f"{ID}.some.thing", ID.upper(), f"{ID.upper()}.raw"}
     for name in [*mine, str(uuid.uuid4()), "foo", f"{uuid.uuid4()}.uc"]:
         put(staging, name)
@@ -151,7 +151,7 @@ def test_files_of_an_image_follow_the_events(
     assert not staging.saw(f"{ID}.uc")
 
 
-def test_forgotten_names_are_listed_anew(staging: Staging) -> None:
+def test_forgotten_names_are_listed_again(staging: Staging) -> None:
     names(staging)
     put(staging, f"{ID}.raw")
     assert staging.files_of(ID) == [], "no event reported it"
@@ -514,7 +514,7 @@ def test_nothing_is_looked_up_or_removed_outside_a_pass(
     assert path.exists()
 
 
-def test_a_name_can_be_told_of_before_any_listing(staging: Staging) -> None:
+def test_a_name_can_be_reported_before_any_listing(staging: Staging) -> None:
     put(staging, f"{ID}.uc")
     assert staging.saw(f"{ID}.uc")
     staging.forget_names()
