@@ -17,7 +17,7 @@ def test_the_demo_ends_well_and_in_time() -> None:
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stderr == ""
-    assert run.stdout.count("gone after") == 10
+    assert run.stdout.count("removed after") == 10
     assert run.stdout.count("  kept  ") == 4
     assert "Cleaned 3 stale staging files, 3 ignored (0 errors)" in run.stdout
     assert "All as expected" in run.stdout
@@ -28,7 +28,7 @@ def test_the_demo_finds_a_watcher_that_is_wrong(mistake: str) -> None:
     broken = (
         "from tools import demo\n"
         "from watcher.reconcile import planner\n"
-        "from watcher.reconcile.planner import Reason, Action\n"
+        "from watcher.reconcile.planner import Action, Reason\n"
         f"wrong = Action.{'KEEP' if mistake == 'keeps residue' else 'REMOVE'}, Reason.DELETED\n"
         "planner.action_for = lambda *args, **more: wrong\n"
         "demo.TIMEOUT = 0.5\n"
@@ -38,7 +38,7 @@ def test_the_demo_finds_a_watcher_that_is_wrong(mistake: str) -> None:
         [sys.executable, "-c", broken], capture_output=True, text=True, timeout=60, check=False
     )
     assert run.returncode == 1, run.stdout + run.stderr
-    assert ("STAYED" if mistake == "keeps residue" else "REMOVED") in run.stdout
+    assert ("  KEPT  " if mistake == "keeps residue" else "REMOVED") in run.stdout
     assert "NOT as expected" in run.stdout
     assert demo.TIMEOUT > 0.5
 

@@ -2,6 +2,8 @@
 """How little the program may be allowed: in the database, and by systemd's unit."""
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -17,11 +19,23 @@ from tests.services import Database, MariaDB, RabbitMQ
 UNIT = Path(__file__).parents[2] / "etc" / "glance-staging-watcher.service"
 MAX_EXPOSURE = 2.0  # of 10, as systemd-analyze counts
 
-# As docs/operation-daemon.md says.
-GRANTS = {
-    "mariadb": ("CREATE USER {user} IDENTIFIED BY '{password}'", "ON {database}.images TO {user}"),
-    "postgresql": ("CREATE ROLE {user} LOGIN PASSWORD '{password}'", "ON images TO {user}"),
-}
+PAGE = (Path(__file__).parents[2] / "docs/security.md").read_text()
+GRANTS = {"mariadb": "-- MySQL, MariaDB\n", "postgresql": "-- PostgreSQL"}
+
+
+def grants(kind: str, name: str, password: str, select: str) -> list[str]:
+    """The statements of docs/security.md, for another user and database."""
+    text = PAGE.partition(GRANTS[kind])[2].partition("```")[0].partition("\n--")[0]
+    statements = re.findall(r"^((?:CREATE|GRANT) .*);$", text, re.MULTILINE)
+    assert len(statements) == 2 and "SELECT (id, deleted)" in statements[1]
+    return [
+        statement.replace("SELECT (id, deleted)", select)
+        .replace("'staging_watcher'@", f"'{name}'@")
+        .replace("staging_watcher", name)
+        .replace("SECRET", password)
+        .replace("glance.images", f"{name}.images")
+        for statement in statements
+    ]
 
 
 @pytest.mark.parametrize("database_url", GRANTS, indirect=True)
@@ -38,9 +52,9 @@ def test_select_on_images_is_enough(
     kind = "mariadb" if database_url.startswith("mysql") else "postgresql"
     server: Database = request.getfixturevalue(kind)
     password = f"{SECRET}-reader"
-    create, grant = GRANTS[kind]
-    server.execute(create.format(user=name, password=password))
-    server.execute(f"GRANT {select} {grant.format(user=name, database=name)}", name)
+    create, grant = grants(kind, name, password, select)
+    server.execute(create)
+    server.execute(grant, name)
     url = server.url(name, name, password)
     host = new_host(transport_url=rabbitmq.url(), watcher="absent_grace = 1")
     host.configure(database_url=url, transport_url=rabbitmq.url(), watcher="absent_grace = 1")
@@ -67,6 +81,39 @@ def test_select_on_images_is_enough(
     host.wait_gone(host.staging / f"{image}.uc", host.stage_deleted(), unknown)
     assert host.sweep()[0] == 0
     assert not program.lines("ERROR"), program.log
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_its_own_queue_is_enough_on_the_broker(
+    new_host: Callable[..., Host], database_url: str, rabbitmq: RabbitMQ
+) -> None:
+    """With the permissions of docs/security.md, in a virtual host where Glance may do all."""
+    script = PAGE.partition("### Broker")[2].partition("```sh\n")[2].partition("```")[0]
+    add, permit = (shlex.split(line) for line in script.replace("\\\n", "").splitlines())
+    assert add[1:3] == ["add_user", "staging_watcher"]
+    vhost = "least"
+    rabbitmq.add_vhost(vhost)
+    rabbitmq.ctl("add_user", "staging_watcher", SECRET)
+    rabbitmq.ctl("set_permissions", "--vhost", vhost, *permit[2:])
+    host = new_host()
+    queue = "glance-staging-watcher-least"
+    host.configure(
+        database_url=database_url,
+        transport_url=rabbitmq.url("staging_watcher", SECRET, vhost),
+        watcher=f"pool = {queue}",
+    )
+    notifier = GlanceNotifier(rabbitmq.url(vhost=vhost))
+    program = host.start()
+    program.wait_for_line(f"Listening for notifications in queue {queue}")
+    image = host.stage_live(".uc")
+    host.forget(image)
+    host.images.delete(image)
+    notifier.deleted(image)
+    host.wait_gone(host.staging / f"{image}.uc")
+    assert not program.lines("ERROR"), program.log
+    program.stop()
+    rabbitmq.ctl("delete_queue", "--vhost", vhost, queue)
+    rabbitmq.ctl("delete_user", "staging_watcher")
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
