@@ -5,6 +5,7 @@ import ast
 import configparser
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.functional.program import PROGRAM
+from tools import draw_session
 from watcher.cli import COMMANDS
 from watcher.conf import GROUP, watcher_opts
 from watcher.reconcile.planner import Reason
@@ -250,6 +252,23 @@ def test_kept_or_removed_prints_what_it_says(tmp_path: Path) -> None:
     assert _same_everywhere(run.stdout) == shown(blocks)
 
 
+def test_the_session_in_the_picture_is_that_of_today(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not shutil.which("script"):
+        pytest.skip("script isn't installed")
+    monkeypatch.setattr(draw_session, "SIZES", dict.fromkeys(draw_session.SIZES, 1))
+    draw_session.main(tmp_path / "session.svg")
+
+    def texts(picture: Path) -> list[str]:
+        said = "\n".join(re.findall(r">([^<>]+)</text>", picture.read_text()))
+        said = said.replace("&#160;", " ")
+        return [line for line in _same_everywhere(said) if not line.startswith("File system")]
+
+    assert len(texts(DOCS / "session.svg")) > 20
+    assert texts(tmp_path / "session.svg") == texts(DOCS / "session.svg")
+
+
 def test_each_reason_has_a_remedy() -> None:
     page = (DOCS / "kept-or-removed.md").read_text()
     assert not [reason.value for reason in Reason if f"`{reason.value}`" not in page]
@@ -345,7 +364,7 @@ def test_each_command_is_run_by_a_test() -> None:
 def _same_everywhere(output: str) -> list[str]:
     # sizes on disk are the file system's, ages the machine's; widths of columns follow them
     output = re.sub(r"\d{4}-\d\d-\d\dT[\d:]+Z", "TIME", output)
-    output = re.sub(r"[\d.]+ ?(?:[KM]i)?B\b|\b\d+s\b|^\d+ ", "N ", output, flags=re.MULTILINE)
+    output = re.sub(r"[\d.]+ ?(?:[KMG]i)?B\b|\b\d+s\b|^\d+ ", "N ", output, flags=re.MULTILINE)
     return [_words(line) for line in output.splitlines() if line]
 
 
