@@ -162,6 +162,21 @@ def test_exit_codes_agree_with_the_help(command: str) -> None:
     assert re.findall(r"(\d):", reported[0]) == promised != []
 
 
+def test_tests_that_pages_name_exist() -> None:
+    sources = [path.read_text() for path in sorted((ROOT / "tests").rglob("*.py"))]
+    names = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    missing = []
+    for page in PAGES:
+        for text in code(page, "inline"):
+            if re.fullmatch(r"tests/[\w/.]+", text) and not (ROOT / text).exists():
+                missing.append(f"{page.name}: {text}")
+            for name in re.findall(r"\btest_\w+(?:\.py)?", text):
+                is_file = name.endswith(".py")
+                if not (name in names if is_file else any(f"def {name}(" in s for s in sources)):
+                    missing.append(f"{page.name}: {name}")
+    assert not missing
+
+
 def test_options_of_the_command_line_exist() -> None:
     known = " ".join(help_of(command) for command in ["", *COMMANDS])
     lines = [
