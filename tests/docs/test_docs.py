@@ -162,6 +162,24 @@ def test_exit_codes_agree_with_the_help(command: str) -> None:
     assert re.findall(r"(\d):", reported[0]) == promised != []
 
 
+def _slugs(page: Path) -> set[str]:
+    text = page.read_text()
+    heads = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S), re.M)
+    slugs = {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
+    return slugs | set(re.findall(r"^\((.*)\)=$", text, re.M))
+
+
+def test_links_of_the_other_documents_lead_somewhere() -> None:
+    broken = []
+    for page in sorted(ROOT.glob("*.md")):
+        for target in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text()):
+            name, _, anchor = target.partition("#")
+            path = ROOT / name if name else page
+            if not path.exists() or (anchor and anchor not in _slugs(path)):
+                broken.append(f"{page.name}: {target}")
+    assert not broken
+
+
 def test_tests_that_pages_name_exist() -> None:
     sources = [path.read_text() for path in sorted((ROOT / "tests").rglob("*.py"))]
     names = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
