@@ -34,6 +34,7 @@ def grants(kind: str, name: str, password: str, select: str) -> list[str]:
         .replace("staging_watcher", name)
         .replace("SECRET", password)
         .replace("glance.images", f"{name}.images")
+        .replace("%", "%%")  # as the driver wants it
         for statement in statements
     ]
 
