@@ -740,10 +740,10 @@ def test_a_deleted_image_gives_nothing_back_to_the_limit(
     monkeypatch.setattr(host.staging, "listing", lambda: iter([absent, deleted]))
     remove = host.staging.remove
 
-    def refuse(name: str, judged: os.stat_result | None = None) -> int | None:
+    def refuse(name: str, seen: os.stat_result | None = None) -> int | None:
         if name == deleted:
             raise PermissionError(1, "no", name)
-        return remove(name, judged)
+        return remove(name, seen)
 
     monkeypatch.setattr(host.staging, "remove", refuse)
     cleaner = host.cleaner(max_absent_removals=2)
@@ -818,7 +818,7 @@ def test_a_failure_after_a_sweep_removed_it_is_an_error_line_again(
         host.stage(image)
         assert counts(sweep(cleaner)) == (1, 0, 0)
         (host.path / image).mkdir()
-        assert counts(clean(cleaner, told(image), Trigger.FILE_EVENT)) == (0, 0, 1)
+        assert counts(clean(cleaner, reported(image), Trigger.FILE_EVENT)) == (0, 0, 1)
     assert [level for level, text in lines(caplog) if text.startswith("Failed")] == ["ERROR"] * 2
 
 

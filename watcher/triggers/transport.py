@@ -12,7 +12,7 @@ from watcher import logs
 from watcher.conf import DISTRIBUTION
 from watcher.errors import ConfigError
 
-# Where eventlet is installed futurist imports it, with a DNS library that takes as long as all else.
+# futurist imports eventlet if it is installed, with a DNS library that takes as long as all else.
 os.environ.setdefault("EVENTLET_NO_GREENDNS", "yes")
 logs.quieten()
 with contextlib.suppress(ValueError):  # oslo.service 4.1 has none; nothing is to choose then
