@@ -31,7 +31,7 @@ SERVERS = pytest.mark.parametrize("database_url", ["mariadb", "postgresql"], ind
 
 FILES_PER_QUERY = 1000
 CONNECTING = 20  # statements of SQLAlchemy and the driver for a new connection
-IDLE_WAKE_UPS = 40  # a minute
+IDLE_WAKE_UPS = 120  # a minute; oslo.messaging and watchdog look once a second
 MODULES = 750
 PRIVATE_BYTES = 300  # for each file of a sweep, afterwards
 PIECES = 100  # of 1 MiB, of each of two imports
