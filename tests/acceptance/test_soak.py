@@ -106,7 +106,9 @@ def test_soak(cloud_of_two: Cloud, broker: RabbitMQ, database: MariaDB, source: 
 
 def connections(host: Host) -> int:
     """How often the watcher logged that it receives notifications."""
-    return len(host.watcher.lines(LISTENING) + host.watcher.lines("can be received again"))
+    return len(
+        host.watcher.lines(LISTENING) + host.watcher.lines("Notification listener connected again")
+    )
 
 
 def wait_until(moment: float) -> None:
