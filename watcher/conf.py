@@ -25,6 +25,7 @@ from watcher.errors import ConfigError
 
 GROUP = "staging_watcher"
 DISTRIBUTION = "glance-staging-watcher"
+STATUS_FILE = f"/run/{DISTRIBUTION}/status.json"
 
 # where a value comes from by oslo.config, which may be the wrong one of several files
 _LOCATION = re.compile(r" from LocationInfo\(location=[^,]*, [^,]*, detail=(['\"])(.*?)\1\)")
@@ -100,6 +101,13 @@ watcher_opts = [
         "audit_log",
         help="File to which one line of JSON is appended for each file that is removed. "
         "logrotate may rotate it. Default: no audit is written.",
+    ),
+    cfg.StrOpt(
+        "status_file",
+        default=STATUS_FILE,
+        help="File in which the service says what it does, for the command status; it is written "
+        "at most once a second. It must differ from service to service. Without its directory, or "
+        "if it is empty, none is written.",
     ),
 ]
 

@@ -521,7 +521,9 @@ def test_a_user_who_can_only_read(server: Database, server_host: tuple[Host, str
     host, name = server_host
     report = Report(host)
     assert report["privileges"][0] == "ok" and "can also write" in report["privileges"][1]
-    grant = re.search(r"GRANT SELECT \(id, deleted\) ON .* TO [^;]*", report.remedy("privileges"))
+    grant = re.search(
+        r"GRANT SELECT \(id, deleted, status\) ON .* TO [^;]*", report.remedy("privileges")
+    )
     assert grant is not None
     reader = f"reader_{next(_numbers)}"
     server.add_reader(reader, SECRET, name)

@@ -40,7 +40,9 @@ def grants(kind: str, name: str, password: str, select: str) -> list[str]:
 
 
 @pytest.mark.parametrize("database_url", GRANTS, indirect=True)
-@pytest.mark.parametrize("select", ["SELECT", "SELECT (id, deleted)"])
+@pytest.mark.parametrize(
+    "select", ["SELECT", "SELECT (id, deleted, status)", "SELECT (id, deleted)"]
+)
 def test_select_on_images_is_enough(
     request: pytest.FixtureRequest,
     new_host: Callable[..., Host],

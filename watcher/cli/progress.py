@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from watcher.cli.table import human_size
+from watcher.units import human_size
 
 if TYPE_CHECKING:
     from rich.progress import Progress
