@@ -44,7 +44,7 @@ def test_some_files_cannot_be_removed(host: Host) -> None:
     code, said = host.sweep()
     assert code == 1
     assert not residue.exists() and (host.staging / image).exists()
-    assert "\nCleaned 1 stale staging files, 0 ignored (1 errors); " in said
+    assert "\nCleaned 1 stale staging file, 0 ignored (1 error); " in said
     path = host.staging / image
     assert f"Failed to delete stale staging path '{path}': [Errno 21] Is a directory" in said
 
@@ -58,7 +58,7 @@ def test_the_log_goes_to_stderr_and_the_result_to_stdout(host: Host) -> None:
         timeout=30,
         check=True,
     )
-    assert run.stdout == "Cleaned 1 stale staging files, 0 ignored (0 errors); 0 B gained\n"
+    assert run.stdout == "Cleaned 1 stale staging file, 0 ignored (0 errors); 0 B gained\n"
     assert "Stale staging residue found" in run.stderr
 
 
@@ -108,7 +108,7 @@ def test_a_dry_run_removes_nothing_and_says_why(host: Host) -> None:
         ("keep", "2"),
     ]
     assert sums[1].split()[2] == "3.0MiB"
-    assert last == "Would clean 1 stale staging files, 3 ignored (1 errors); 3.0 MiB to gain"
+    assert last == "Would clean 1 stale staging file, 3 ignored (1 error); 3.0 MiB to gain"
 
 
 HOSTILE = {
@@ -309,7 +309,7 @@ def test_progress_and_the_log_keep_apart(host: Host) -> None:
     log, bar, last, _ = terminal.lines
     assert re.match(r"\d{4}-.* ERROR watcher.+cleaner .*Failed to delete stale staging path", log)
     assert "1 of 1 files" in bar
-    assert last == "Cleaned 0 stale staging files, 0 ignored (1 errors); 0 B gained"
+    assert last == "Cleaned 0 stale staging files, 0 ignored (1 error); 0 B gained"
 
 
 @ONE_DATABASE

@@ -84,7 +84,7 @@ def test_it_installs_and_runs_in_an_empty_environment(
     place.mkdir()
     site = make_site(place, str(place))
     assert run(NAME, "sweep", "--config-file", str(site.config_file)).startswith(
-        "Cleaned 1 stale staging files, 1 ignored (0 errors); "
+        "Cleaned 1 stale staging file, 1 ignored (0 errors); "
     )
     assert site.live.exists() and not site.residue.exists()
     assert "[staging_watcher]" in run(

@@ -37,7 +37,7 @@ class Table:
             widths = (_width(one_word(each.name)) for each in entries)
             room = self._columns - LEFT - 2 - REASON
             self._name_width = int(max(ID, min(max(widths), LONGEST, room)))
-            say(self._line("ACTION", "SIZE", "AGE", "FILE", "WHY"))
+            say(self._line("ACTION ", "SIZE", "AGE", "FILE", "WHY"))
         say("\n".join(self._row(entry) for _, _, entry in rows))
 
     def end(self) -> None:
