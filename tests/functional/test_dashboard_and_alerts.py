@@ -37,6 +37,7 @@ Labels = dict[str, set[str]]
 GROUPING = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)")
 SELECTOR = re.compile(r"(?<![\w.$])([a-zA-Z_:][\w:]*)(?!\s*\(|[\w:])(?:\{([^}]*)\})?")
 MATCHER = re.compile(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"')
+SYNTAX = {"", "else", "end"}  # of Go's templates
 OPERATORS = {"and", "or", "unless", "bool", "offset"}
 
 
@@ -108,7 +109,7 @@ def check(expression: str, texts: Iterator[str], exposed: dict[str, Labels]) -> 
     assert query.grouping <= known, expression
     for text in texts:
         shown = re.findall(r"\$labels\.(\w+)|\{\{\s*(\w+)\s*\}\}", text)
-        assert {label for pair in shown for label in pair if label} <= known, text
+        assert {label for pair in shown for label in pair} - SYNTAX <= known, text
 
 
 def test_the_dashboard(exposed: dict[str, Labels]) -> None:
@@ -147,12 +148,18 @@ def test_the_alerts(exposed: dict[str, Labels]) -> None:
     assert exposed[f"{PREFIX}healthy"]["component"] - HAVE_THEIR_ALERT <= named
 
 
+RUNBOOK = (
+    "{{ with $externalLabels.glance_staging_watcher_docs }}{{ . }}/metrics.html{{ else "
+    "}}docs/metrics.md{{ end }}"
+)
+
+
 def test_each_alert_has_a_section_in_the_docs() -> None:
     page = (ETC.parent / "docs" / "metrics.md").read_text()
     sections = {title.lower(): title for title in re.findall("^### (.*)$", page, re.MULTILINE)}
     for rule in rules():
         url, _, anchor = rule["annotations"]["runbook_url"].partition("#")
-        assert url == "https://docs.example.org/glance-staging-watcher/metrics.html"
+        assert url == RUNBOOK
         assert sections[anchor] == rule["alert"]
 
 
@@ -169,9 +176,10 @@ def test_the_page_of_metrics(exposed: dict[str, Labels]) -> None:
     )
     assert {name: set(re.findall(r"\w+", labels)) for name, labels in rows} == ours
     files = exposed[f"{PREFIX}files_total"]
-    for label, values in {**files, **exposed[f"{PREFIX}healthy"]}.items():
+    staged = exposed[f"{PREFIX}staged_files"]
+    for label, values in {**files, **exposed[f"{PREFIX}healthy"], **staged}.items():
         row = re.search(rf"^\| `{label}` \| (.*)", page, re.MULTILINE)
-        assert row and values <= set(re.findall(r"`(\w+)`", row[1])), label
+        assert row and values - {""} <= set(re.findall(r"`?(\w+)`?", row[1])), label
     for name in exposed:
         assert not name.startswith("process_") or f"`{name}`" in page, name
     alerts = re.findall(r"^\| `(Glance\w+)` \| (\w+) \|", page, re.MULTILINE)
@@ -185,6 +193,11 @@ UP, SWEEPS, LAST = "up", "sweeps_total", "last_sweep_timestamp_seconds"
 ERRORS, HEALTHY = 'last_sweep_files{result="error"}', 'healthy{component="database"}'
 WITNESS, AUDIT = 'healthy{component="witness"}', 'healthy{component="audit"}'
 LIMIT, DUE = "absent_removals_limit_reached", 'queue_depth{state="due"}'
+OLD, ACTIVE = (
+    f'staged_oldest_age_seconds{{kind="live",image_status="{status}"}}'
+    for status in ("importing", "active")
+)
+FOREIGN = 'staged_oldest_age_seconds{kind="foreign",image_status=""}'
 
 #: one value a minute, for 70 minutes, with a sweep every ten minutes; promtool's time begins at 0
 WELL = {
@@ -198,6 +211,9 @@ WELL = {
     AUDIT: "1x70",
     LIMIT: "0x70",
     DUE: "0x70",
+    OLD: "0x70",
+    ACTIVE: "0x70",
+    FOREIGN: "9000000x70",
 }
 
 
@@ -254,6 +270,10 @@ CASES = [
     Case("a burst", {DUE: "0x9 5000x9 0x50"}, 40, set()),
     Case("the queue grows", {DUE: "2000+10x70"}, 40, {"QueueGrows"}),
     Case("the queue shrinks", {DUE: "9000-10x70"}, 40, set()),
+    Case("an import of two days", {OLD: "172800+60x70"}, 69, set()),
+    Case("an import of three days", {OLD: "259200+60x70"}, 62, {"OldLiveFiles"}),
+    Case("old leftovers, new series", {ACTIVE: "_x4 864000x65"}, 66, {"OldLiveFiles"}),
+    Case("old leftovers that went", {ACTIVE: "864000x40 0x29"}, 69, set()),
 ]
 
 
@@ -297,6 +317,43 @@ def test_the_rules_fire_when_they_should(tmp_path: Path) -> None:
     tests.write_text(
         yaml.safe_dump({"rule_files": [str(file)], "tests": [unit_test(case) for case in CASES]})
     )
+    tested = promtool("test", "rules", str(tests))
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+@pytest.mark.parametrize(
+    ("labels", "url"),
+    [
+        ({}, "docs/metrics.md"),
+        (
+            {"glance_staging_watcher_docs": "https://docs.test/x"},
+            "https://docs.test/x/metrics.html",
+        ),
+    ],
+)
+def test_the_link_to_the_runbook(tmp_path: Path, labels: dict[str, str], url: str) -> None:
+    if not Path(PROMTOOL).exists():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("prometheus is not installed")
+    [rule] = [each for each in rules() if each["alert"] == "GlanceStagingWatcherDown"]
+    down = {"job": "glance-staging-watcher", "instance": "a"}
+    fired = {
+        "exp_labels": down | rule["labels"],
+        "exp_annotations": {
+            "summary": "The staging watcher on a is down",
+            "description": rule["annotations"]["description"],
+            "runbook_url": f"{url}#glancestagingwatcherdown",
+        },
+    }
+    series = [{"series": 'up{job="glance-staging-watcher",instance="a"}', "values": "0x20"}]
+    test = {
+        "interval": "1m",
+        "external_labels": labels,
+        "input_series": series,
+        "alert_rule_test": [{"eval_time": "9m", "alertname": rule["alert"], "exp_alerts": [fired]}],
+    }
+    tests = tmp_path / "tests.yml"
+    file = ETC / "prometheus-alerts.yml"
+    tests.write_text(yaml.safe_dump({"rule_files": [str(file)], "tests": [test]}))
     tested = promtool("test", "rules", str(tests))
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
