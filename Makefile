@@ -15,6 +15,9 @@ BIN = .venv/bin
 # Most tests wait for servers and programs, so there are more workers than processors.
 PARALLEL = --numprocesses=$(WORKERS) --dist=worksteal --durations=20
 PIP = $(BIN)/pip install -qq --disable-pip-version-check
+# A dot on stderr each second while a command runs.
+WITH_DOTS = while sleep 1; do printf . >&2; done & dots=$$!; $(1); code=$$?; \
+	kill $$dots; echo >&2; exit $$code
 GLANCES = .venv-glance-current/.installed .venv-glance-oldest/.installed
 CODE = $(foreach d,watcher tests tools benchmarks,$(if $(wildcard $(d)/*.py),$(d)))
 
@@ -107,12 +110,14 @@ clean:  ## Remove the environment and all that was generated
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo "$(PYTHON) cannot create environments; on Debian: apt install python3-venv" >&2; \
 		exit 1; }
-	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	@$(PIP) --editable .
+	@test -x $(BIN)/pip || { echo "Creating the Python environment .venv" >&2; $(PYTHON) -m venv .venv; }
+	@printf "Installing the program and its libraries, a minute or two " >&2
+	@$(call WITH_DOTS,$(PIP) --editable .)
 	@touch $@
 
 .venv/.test: .venv/.installed
-	@$(PIP) --editable '.[docs,mysql,postgresql,test]'
+	@printf "Installing the libraries of the tests " >&2
+	@$(call WITH_DOTS,$(PIP) --editable '.[docs,mysql,postgresql,test]')
 	@touch $@
 
 .venv-glance-%/.installed: tests/acceptance/glance-%.txt

@@ -17,6 +17,9 @@ def test_the_demo_ends_well_and_in_time() -> None:
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stderr == ""
+    assert run.stdout.startswith(
+        "Setting up a staging directory, a database and a scripted Glance\n"
+    )
     assert run.stdout.count("removed after") == 10
     assert run.stdout.count("  kept  ") == 4
     assert "Cleaned 3 stale staging files, 3 ignored (0 errors)" in run.stdout

@@ -264,6 +264,7 @@ def test_the_status_file_of_another_service(watched: Host, tmp_path: Path) -> No
 
 @ONE_DATABASE
 def test_what_fails_is_said(watched: Host, tmp_path: Path) -> None:
+    watched.stage_live()
     watched.start()
     file = tmp_path / "status.json"
     wait_for(file.exists, 30, "the status file")
