@@ -23,7 +23,7 @@ CODE = $(foreach d,watcher tests tools benchmarks,$(if $(wildcard $(d)/*.py),$(d
 
 .DEFAULT_GOAL = help
 .PHONY: help demo run docs unit test test-large test-lowest coverage acceptance soak benchmark \
-	simulation lint services session sample dist deb clean .venv
+	simulation lint services session completion sample dist deb clean .venv
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z.-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -88,6 +88,9 @@ docs: .venv/.test  ## Build the documentation into docs/_build/html
 
 session: .venv/.installed  ## Draw docs/session.svg from a real run
 	@$(BIN)/python -m tools.draw_session
+
+completion: .venv/.installed  ## Write the completion of bash, fish and zsh
+	@$(BIN)/python -m tools.completion
 
 sample: .venv/.installed  ## Write the sample configuration
 	@$(BIN)/oslo-config-generator --namespace glance-staging-watcher \
