@@ -3,6 +3,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,8 +15,10 @@ import pytest
 from tests.functional.program import PROGRAM
 from tests.packaging.conftest import SOURCE, needed
 from tools import completion
+from watcher import service
 from watcher.cli import COMMANDS
 from watcher.cli.options import GLOBAL
+from watcher.conf import watcher_opts
 
 Shell = Callable[..., set[str]]
 
@@ -110,6 +113,30 @@ def test_the_man_page_has_each_command_and_option(command: str) -> None:
     assert options_of(command) <= described
     assert f"glance-staging-watcher {command}".strip() in text
     assert not command or re.search(rf"^ +{command}(  |$)", text, re.MULTILINE)
+
+
+def section(name: str) -> str:
+    """One section of the man page, its lines joined."""
+    text = page(SOURCE / "docs/man/glance-staging-watcher.8")
+    found = re.search(rf"^{name}\n(.*?)^(?=\S)", text, re.MULTILINE | re.DOTALL)
+    assert found
+    return " ".join(found[1].split())
+
+
+def test_the_man_page_has_each_option_of_the_configuration() -> None:
+    text = section("CONFIGURATION")
+    assert re.findall(r"(\w+) = ", text) == [opt.name for opt in watcher_opts]
+    for opt in watcher_opts:
+        default = opt.sample_default or opt.default
+        said = text.partition(f"{opt.name} = ")[2].partition(" = ")[0]
+        if default is not None and opt.name not in ("exchange", "topics"):
+            shown = str(default).lower() if isinstance(default, bool) else default
+            assert f"Default: {shown}." in said, opt.name
+
+
+def test_the_man_page_has_each_signal() -> None:
+    named = set(re.findall(r"SIG[A-Z0-9]+", section("SIGNALS")))
+    assert named == {signal.Signals(number).name for number in service.SIGNALS}
 
 
 def test_the_man_page_of_the_upgrade_check_has_its_option() -> None:
