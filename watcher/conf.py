@@ -98,6 +98,12 @@ watcher_opts = [
         help="Port for metrics and health; 0 disables them.",
     ),
     cfg.StrOpt(
+        "metrics_web_config",
+        help="File with a certificate (tls_server_config: cert_file, key_file) and users "
+        "(basic_auth_users) for the metrics port, in the format of Prometheus exporters' "
+        "--web.config.file. Default: plain HTTP without passwords.",
+    ),
+    cfg.StrOpt(
         "audit_log",
         help="File to which one line of JSON is appended for each file that is removed. "
         "logrotate may rotate it. Default: no audit is written.",
