@@ -90,7 +90,8 @@ watcher_opts = [
         "metrics_host",
         default="127.0.0.1",
         help="Address on which metrics (/metrics, for Prometheus) and health (/healthz, /readyz) "
-        "are served, if metrics_port is set. They hold no secrets and need no password.",
+        "are served, if metrics_port is set. They hold no secrets. metrics_web_config "
+        "has TLS and passwords.",
     ),
     cfg.PortOpt(
         "metrics_port",

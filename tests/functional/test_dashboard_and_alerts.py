@@ -12,12 +12,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import bcrypt
 import pytest
 import yaml  # type: ignore[import-untyped]
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from tests.functional.host import GlanceNotifier, Host, new_id
+from tests.functional.program import SECRET
 from tests.services import RabbitMQ, Server, wait_for
+from tests.services.certificates import Authority
 from tests.services.ports import free_port
 
 PREFIX = "glance_staging_watcher_"
@@ -371,11 +374,12 @@ class Prometheus(Server):
     """A Prometheus with our alerts.
 
     :param target: port of the program's metrics
+    :param scrape: more options of the scrape
     """
 
-    def __init__(self, directory: Path, target: int) -> None:
+    def __init__(self, directory: Path, target: int, **scrape: Any) -> None:
         super().__init__(directory)
-        self._target = target
+        self._target, self._scrape = target, scrape
 
     @classmethod
     def missing(cls) -> str | None:
@@ -390,6 +394,7 @@ class Prometheus(Server):
                 {
                     "job_name": "glance-staging-watcher",
                     "static_configs": [{"targets": [f"127.0.0.1:{self._target}"]}],
+                    **self._scrape,
                 }
             ],
         }
@@ -450,6 +455,35 @@ def test_prometheus_scrapes_the_program(
         wait_for(lambda: prometheus.query('ALERTS{alertstate="firing"}'), TIMEOUT, "an alert")
         (alert,) = prometheus.query('ALERTS{alertstate="firing"}')
         assert alert["metric"]["alertname"] == "GlanceStagingWatcherAbsentRemovalsLimit"
+    finally:
+        prometheus.stop()
+
+
+def test_prometheus_scrapes_by_https_with_a_password(
+    new_host: Callable[..., Host], tmp_path: Path
+) -> None:
+    if reason := Prometheus.missing():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    authority, port, web = Authority(tmp_path), free_port(), tmp_path / "web.yml"
+    certificate = authority.issue("server")
+    stored = bcrypt.hashpw(SECRET.encode(), bcrypt.gensalt(4)).decode()
+    web.write_text(
+        f"tls_server_config: {{cert_file: {certificate.path}, key_file: {certificate.key}}}\n"
+        f"basic_auth_users: {{prometheus: {stored}}}\n"
+    )
+    host = new_host(watcher=f"metrics_port = {port}\nmetrics_web_config = {web}")
+    host.start()
+    (tmp_path / "prometheus").mkdir()
+    prometheus = Prometheus(
+        tmp_path / "prometheus",
+        port,
+        scheme="https",
+        tls_config={"ca_file": str(authority.certificate)},
+        basic_auth={"username": "prometheus", "password": SECRET},
+    )
+    try:
+        prometheus.start()
+        wait_for(lambda: prometheus.query("up == 1"), TIMEOUT, "the first scrape")
     finally:
         prometheus.stop()
 
