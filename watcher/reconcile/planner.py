@@ -171,8 +171,9 @@ class Planner:
             else self._decide(
                 name,
                 found,
-                Found(states[found], images[found].status),
+                states[found],
                 looks[name],
+                image_status=images[found].status,
                 age=ages.get(name, 0.0),
                 notified=found.lower() in notified,
             )
@@ -216,13 +217,13 @@ class Planner:
         self,
         name: str,
         found: str,
-        image: Found,
+        state: ImageState,
         look: Look,
         *,
+        image_status: str | None,
         age: float,
         notified: bool,
     ) -> Decision:
-        state = image.state
         action, reason = action_for(
             state,
             age=age,
@@ -232,7 +233,7 @@ class Planner:
         )
         young = reason is Reason.YOUNG
         delay = self.grace - age + 0.05 if young else 0.0  # past it, not just at it
-        return Decision(name, found, state, action, reason, _status(look), delay, image.status)
+        return Decision(name, found, state, action, reason, _status(look), delay, image_status)
 
     def afford(self, decision: Decision) -> Decision:
         """Apply the budget, just before a decision is carried out or shown.
