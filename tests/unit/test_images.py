@@ -513,7 +513,7 @@ def test_a_connection_that_failed_is_not_asked_again(
 class Flaky(Server):
     """Connects and answers as it is set up."""
 
-    def __init__(self, *errors: Exception) -> None:
+    def __init__(self, *errors: BaseException) -> None:
         super().__init__({})
         self.errors, self.connections, self.broken = list(errors), 0, False
 
@@ -568,6 +568,16 @@ def test_a_lost_connection_is_tried_once_more(
     assert server.connections == connections
 
 
+def test_an_interrupt_is_no_fault_of_the_database() -> None:
+    table = Images("sqlite://")
+    table._server = server = Flaky()
+    assert table.check()
+    server.errors = [KeyboardInterrupt()]
+    with pytest.raises(KeyboardInterrupt):
+        table.check()
+    assert not server.connected, "its next answer might be that to this query"
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
@@ -595,6 +605,7 @@ def test_closing_does_not_wait_for_a_query() -> None:
     assert table._server.connected
     table.close()
     assert not table._server.connected
+    assert table._execute(lambda server: server.ask("SELECT 1")) == [(1,)], "it may be asked again"
 
 
 @pytest.mark.parametrize("kind", [MySQL, PostgreSQL, SQLite])
