@@ -402,9 +402,9 @@ def test_a_file_that_cannot_be_looked_at_is_there(
 
 
 def test_which_directory_is_on_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looked up once for each directory that is found there."""
+    """Looked up once for each directory that is found there, or until it can be told."""
     looked: list[int] = []
-    kinds = iter([None, "nfs4"])
+    kinds = iter([None, "nfs4", "unknown", "unknown", None])
 
     def network_type(descriptor: int) -> str | None:
         looked.append(descriptor)
@@ -423,6 +423,12 @@ def test_which_directory_is_on_the_network(tmp_path: Path, monkeypatch: pytest.M
         with made:
             assert made.network == "nfs4"
     assert len(looked) == 2
+    path.rename(tmp_path / "gone")
+    path.mkdir()
+    for expected in ("unknown", "unknown", None, None):
+        with made:
+            assert made.network == expected
+    assert len(looked) == 5
 
 
 def test_swaps_between_look_and_removal_harm_nothing(tmp_path: Path) -> None:

@@ -181,8 +181,6 @@ class Staging:
             raise DirectoryReplacedError(self.path)
         try:
             now = self.lstat(name)
-            if stat.S_ISDIR(now.st_mode):
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             if seen is None or _version(now) != _version(seen):
                 raise FileChangedError(name)
             self._unlink(name, now)
