@@ -52,9 +52,8 @@ def test_relations(staging: Place, other: Place, expected: str | None) -> None:
 def test_a_place_knows_the_directories_above_it(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     place = place_of(str(tmp_path / "a" / "not" / "there"), [])
-    known = {
-        (status.st_dev, status.st_ino) for status in map(os.stat, (tmp_path / "a", tmp_path, "/"))
-    }
+    above = [os.stat(path) for path in (tmp_path / "a", tmp_path, "/")]
+    known = {(status.st_dev, status.st_ino) for status in above}
     assert place.identity is None and place.above >= known
 
 
