@@ -15,6 +15,7 @@ BIN = .venv/bin
 # Most tests wait for servers and programs, so there are more workers than processors.
 PARALLEL = --numprocesses=$(WORKERS) --dist=worksteal --durations=20
 PIP = $(BIN)/pip install -qq --disable-pip-version-check
+EXTRAS = [docs,mysql,postgresql,test]
 # A dot on stderr each second while a command runs.
 WITH_DOTS = while sleep 1; do printf . >&2; done & dots=$$!; $(1); code=$$?; \
 	kill $$dots; echo >&2; exit $$code
@@ -120,7 +121,7 @@ clean:  ## Remove the environment and all that was generated
 
 .venv/.test: .venv/.installed
 	@printf "Installing the libraries of the tests " >&2
-	@$(call WITH_DOTS,$(PIP) --editable '.[docs,mysql,postgresql,test]')
+	@$(call WITH_DOTS,$(PIP) --editable '.$(EXTRAS)')
 	@touch $@
 
 .venv-glance-%/.installed: tests/acceptance/glance-%.txt

@@ -79,7 +79,7 @@ def test_the_setup_of_the_demo_shows_that_it_goes_on(tmp_path: Path) -> None:
     pip = tmp_path / "slow-pip"
     for code in (0, 7):
         (tmp_path / ".venv").mkdir()
-        pip.write_text(f"sleep 2.5; exit {code}\n")
+        pip.write_text(f'sleep 2.5; echo "$@" >>{tmp_path}/asked; exit {code}\n')
         run = subprocess.run(
             ["make", "--silent", ".venv/.installed", "PYTHON=true", f"PIP=sh {pip}"],
             cwd=tmp_path,
@@ -96,3 +96,13 @@ def test_the_setup_of_the_demo_shows_that_it_goes_on(tmp_path: Path) -> None:
         )
         assert (tmp_path / ".venv/.installed").exists() == (code == 0)
         shutil.rmtree(tmp_path / ".venv")
+    (tmp_path / ".venv").mkdir()
+    pip.write_text(f'echo "$@" >>{tmp_path}/asked\n')
+    subprocess.run(
+        ["make", "--silent", ".venv/.test", "PYTHON=true", f"PIP=sh {pip}"],
+        cwd=tmp_path,
+        check=True,
+        timeout=60,
+    )
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert asked[-2:] == ["--editable .", "--editable .[docs,mysql,postgresql,test]"]

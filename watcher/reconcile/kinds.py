@@ -14,7 +14,7 @@ RESIDUE, LIVE, UNKNOWN, FOREIGN, DIRECTORY = NAMES = (
     "live",  # of a live image
     "unknown",  # of an image without a row, kept for the time being
     "foreign",  # not named as Glance names files of images
-    "directory",  # whatever its name
+    "directory",  # of any name
 )
 #: of live images, as Glance has them
 STATUSES = (

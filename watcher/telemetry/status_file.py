@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the service does, in a file for the command ``status``.
 
-While the service runs it holds a lock beside that file, which the kernel releases whatever ends
-the process: so a reader knows whether it runs.
+While the service runs it holds a lock beside that file, which the kernel releases when the process
+ends in any way: so a reader knows whether it runs.
 """
 
 import contextlib
