@@ -14,7 +14,7 @@ from tests.packaging.conftest import SOURCE, Dist, make_site
 
 NAME = "glance-staging-watcher"
 NOT_IN_SDIST = {".gitignore", ".ci/run"}
-TEST_TOOLS = {"pytest", "hypothesis", "mypy", "ruff", "build", "dockerfile-parse", "glance"}
+TEST_TOOLS = {"pytest", "hypothesis", "mypy", "ruff", "build", "ansible-core", "glance"}
 DATA = {
     "share/man/man8/glance-staging-watcher.8",
     "share/man/man8/glance-staging-watcher-status.8",
