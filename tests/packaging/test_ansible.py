@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ import yaml
 
 from tests.functional.host import new_id
 from tests.packaging import debian13
-from tests.packaging.conftest import SOURCE, Dist, needed, unavailable
-from tests.packaging.debian13 import Machine, UnavailableError
+from tests.packaging.conftest import SOURCE, Dist
+from tests.packaging.debian13 import Machine
+from tests.packaging.test_deb import deb, debian  # noqa: F401 - a fixture
 from tests.services.waiting import wait_for
 
 NAME = "glance-staging-watcher"
@@ -37,6 +38,8 @@ STAGING = "/var/lib/glance/staging"
 PASSWORD = "a'b\\c$d%e@f"
 URL_PASSWORD = "a%27b%5Cc$$d%25e%40f"
 TIMEOUT = 60.0  # seconds
+
+Method = Callable[[Machine, pytest.FixtureRequest, Path], dict[str, str]]
 
 GLANCE = f"""\
 [DEFAULT]
@@ -151,17 +154,9 @@ def test_a_mistake_is_named_before_anything_is_done(
 
 
 @contextlib.contextmanager
-def booted(scratch: Path) -> Iterator[Machine]:
+def booted(scratch: Path, packages: Sequence[str]) -> Iterator[Machine]:
     """A Debian 13 that runs RabbitMQ and MariaDB."""
-    needed("debootstrap", "ip", "nsenter", "setpriv", "unshare")
-    if os.geteuid() != 0:
-        unavailable("only root can boot a Debian 13")
-    with contextlib.ExitStack() as stack:
-        try:
-            tree = debian13.tree(*PACKAGES)
-            machine = stack.enter_context(Machine(tree, scratch, *debian13.SYSTEMD))
-        except UnavailableError as error:
-            unavailable(str(error))
+    with debian(scratch, packages, *debian13.SYSTEMD) as machine:
         started = ("running", "degraded")
         state = ("systemctl", "is-system-running")
         wait_for(lambda: machine.run(*state, check=False).strip() in started, TIMEOUT, "systemd")
@@ -174,10 +169,11 @@ class Host:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.live, self.dead = new_id(), new_id()
-        machine.run("useradd", "--system", "--user-group", "--home-dir=/var/lib/glance", "glance")
+        if not machine.run("getent", "passwd", "glance", check=False):
+            machine.run("useradd", "--system", "--user-group", "--home=/var/lib/glance", "glance")
         machine.run("install", "-d", "-o", "glance", "-g", "glance", STAGING, "/var/log/glance")
         machine.run("mariadb", "--execute", DATABASE.format(live=self.live, dead=self.dead))
-        (machine.path / "etc/glance").mkdir()
+        (machine.path / "etc/glance").mkdir(exist_ok=True)
         (machine.path / "etc/glance/glance-api.conf").write_text(GLANCE)
         for image in (self.live, self.dead):
             machine.run("install", "-o", "glance", "/etc/hostname", f"{STAGING}/{image}")
@@ -217,14 +213,55 @@ def wheels(dist: Dist, directory: Path) -> Path:
     return directory
 
 
+def venv_method(machine: Machine, request: pytest.FixtureRequest, scratch: Path) -> dict[str, str]:
+    """Variables for an installation by pip, without the network."""
+    dist: Dist = request.getfixturevalue("dist")
+    shutil.copytree(wheels(dist, scratch / "wheels"), machine.path / "srv/wheels")
+    return {
+        "source": f"/srv/wheels/{dist.wheel.name}[mysql,metrics]",
+        "pip_arguments": "--no-index --find-links=/srv/wheels",
+    }
+
+
+def package_method(
+    machine: Machine, request: pytest.FixtureRequest, scratch: Path
+) -> dict[str, str]:
+    """Variables for an installation of the Debian package; apt has what it needs already."""
+    path = Path(shutil.copy(request.getfixturevalue("deb"), machine.path / "srv"))
+    name = f"/srv/{path.name}"
+    machine.run("apt-get", "-qq", "update", network=True)
+    machine.run("apt-get", "-qq", "install", "python3-apt", network=True)
+    machine.run("apt-get", "-qq", "install", "--download-only", name, network=True)
+    return {"install_method": "package", "source": name}
+
+
+INSTALLED: dict[Method, list[str]] = {
+    venv_method: [
+        "Install into an environment of its own",
+        "Install the unit",
+        "Create the directory of the configuration",
+    ],
+    package_method: ["Install the package"],
+}
+
+
 @pytest.mark.large
 @pytest.mark.timeout(1200)
-def test_a_second_run_changes_nothing(dist: Dist, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "packages"),
+    [(venv_method, PACKAGES), (package_method, debian13.HOST)],
+    ids=["venv", "package"],
+)
+def test_a_second_run_changes_nothing(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    method: Method,
+    packages: Sequence[str],
+) -> None:
     (tmp_path / "root").mkdir()
     (tmp_path / "ansible").mkdir()
-    with booted(tmp_path / "root") as machine:
+    with booted(tmp_path / "root", packages) as machine:
         host = Host(machine)
-        shutil.copytree(wheels(dist, tmp_path / "wheels"), machine.path / "srv/wheels")
         enter = " ".join(machine.enter())
         environment = "PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8"
         ssh = tmp_path / "ssh"
@@ -238,8 +275,7 @@ def test_a_second_run_changes_nothing(dist: Dist, tmp_path: Path) -> None:
             ansible_python_interpreter="/usr/bin/python3",
         )
         variables: dict[str, Any] = {
-            "source": f"/srv/wheels/{dist.wheel.name}[mysql,metrics]",
-            "pip_arguments": "--no-index --find-links=/srv/wheels",
+            **method(machine, request, tmp_path),
             "config": {
                 "database": {
                     "connection": f"mysql+pymysql://staging_watcher:{URL_PASSWORD}@127.0.0.1/glance"
@@ -254,9 +290,7 @@ def test_a_second_run_changes_nothing(dist: Dist, tmp_path: Path) -> None:
         assert play.changed(**variables) == [
             "Set the policy",
             "Create the user and its grants",
-            "Install into an environment of its own",
-            "Install the unit",
-            "Create the directory of the configuration",
+            *INSTALLED[method],
             "Write the configuration",
             "Create the directory of the unit's settings",
             "Write the unit's settings",
