@@ -32,7 +32,7 @@ large = [pytest.mark.large, pytest.mark.timeout(1200)]
 NAME = "glance-staging-watcher"
 PAGE = SOURCE / "docs/containers.md"
 MANIFESTS = sorted((SOURCE / "etc/kubernetes").glob("*.yaml"))
-DEBIAN = ("ca-certificates", "dumb-init", "python3-venv", "sudo")
+DEBIAN = ("ca-certificates", "dumb-init", "python3-venv", "python3-yaml", "sudo")
 KOLLA = "23.0.0"
 UID = 42415  # of Kolla's glance
 STAGING = "var/lib/glance/staging"
@@ -426,7 +426,8 @@ class TestDocumentation:
         store.build("--build-arg=KOLLA_IMAGE=localhost/kolla", *build[:-1], SOURCE)
         logs = glance.root / "volumes/kolla_logs"
         logs.mkdir()
-        os.chown(logs, UID, 42400)  # as Kolla's image has /var/log/kolla
+        os.chown(logs, 0, 42400)  # as Kolla's image has /var/log/kolla
+        logs.chmod(0o2775)
         _, residue = glance.staged(deleted=True)
         with documented(store, run, glance.root) as container:
 
