@@ -77,6 +77,24 @@ def test_its_policy_is_that_of_the_file() -> None:
     assert f"--apply-to={policy['apply-to']}" in setting
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["docs/ansible.md", "etc/ansible/site.yml", str(ROLE / "README.md")],
+    ids=os.path.basename,
+)
+def test_its_documents_name_variables_that_exist(path: str) -> None:
+    named = set(re.findall(rf"\b{PREFIX}\w+", (SOURCE / path).read_text()))
+    assert named and named <= role_file("defaults/main.yml").keys()
+
+
+def test_the_example_is_a_playbook_with_this_role(tmp_path: Path) -> None:
+    subprocess.run(
+        [PLAYBOOK, "--syntax-check", SOURCE / "etc/ansible/site.yml"],
+        env=os.environ | {"ANSIBLE_HOME": str(tmp_path), "LC_ALL": "C.UTF-8"},
+        check=True,
+    )
+
+
 class Play:
     """Runs the role.
 
@@ -189,7 +207,7 @@ class Host:
     def policies(self) -> dict[str, str]:
         """Policy of each queue of a watcher."""
         rows = self.machine.run(
-            *("rabbitmqctl", "--quiet", "--formatter=json", "list_queues", "name", "policy")
+            *("rabbitmqctl", "--quiet", "list_queues", "--formatter=json", "name", "policy")
         )
         return {row["name"]: row["policy"] for row in json.loads(rows)}
 
