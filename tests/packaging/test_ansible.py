@@ -106,8 +106,12 @@ class Play:
         self._directory = directory
         inventory = {"all": {"hosts": {"controller": connection}}}
         (directory / "inventory.json").write_text(json.dumps(inventory))
-        play = {"hosts": "all", "gather_facts": False, "roles": [ROLE.name]}
-        (directory / "play.json").write_text(json.dumps([play]))
+        self.write(roles=[ROLE.name])
+
+    def write(self, **play: Any) -> None:
+        """Write the play."""
+        play |= {"hosts": "all", "gather_facts": False}
+        (self._directory / "play.json").write_text(json.dumps([play]))
 
     def run(self, **variables: Any) -> tuple[int, str]:
         """Run it with these variables, less their prefix; exit code and output."""
@@ -169,6 +173,32 @@ def test_a_mistake_is_named_before_anything_is_done(
     code, output = play.run(**variables)
     assert code != 0 and cause in output, output
     assert "changed=0" in output
+
+
+def test_its_templates_render_the_options(tmp_path: Path) -> None:
+    play = Play(tmp_path, ansible_connection="local", ansible_python_interpreter=sys.executable)
+    names = ("glance-staging-watcher.conf", "override.conf")
+    tasks = [
+        {
+            "name": name,
+            "ansible.builtin.template": {
+                **{"src": f"{ROLE}/templates/{name}.j2", "dest": str(tmp_path / name)},
+                "mode": "0640",
+            },
+        }
+        for name in names
+    ]
+    play.write(tasks=tasks)
+    options = {
+        "config": {"staging_watcher": {"sweep_interval": 300, "topics": ["a", "b"]}, "x": {"y": 1}},
+        "service": {"ReadWritePaths": ["-/srv", "/x"], "Nice": 1, "User": "me"},
+    }
+    assert play.changed(**options) == list(names)
+    assert [(tmp_path / name).read_text() for name in names] == [
+        "# Ansible managed\n\n[staging_watcher]\nsweep_interval = 300\ntopics = a,b\n\n"
+        "[x]\ny = 1\n",
+        "# Ansible managed\n[Service]\nReadWritePaths=-/srv\nReadWritePaths=/x\nNice=1\nUser=me\n",
+    ]
 
 
 @contextlib.contextmanager
