@@ -190,13 +190,13 @@ def test_version_and_help() -> None:
             [PROGRAM, *arguments], capture_output=True, text=True, check=True
         ).stdout
         command = arguments[0]
-        for part in (command, "--config-file", "--config-dir", "--debug", "Exit codes", "2 "):
+        for part in (command, "--config-file", "--config-dir", "--debug", "Exit codes", "; 2"):
             assert part in text
-        assert ("--format FORMAT" in text) == (command != "--help")
+        assert ("--format table|json" in text) == (command != "--help")
         if command == "--help":
-            for name in ("sweep [--dry-run]", "status [--all]", "check"):
-                assert f"glance-staging-watcher {name} " in text
-        assert ("--dry-run remove" in text.lower() or "--dry-run  " in text) == (command == "sweep")
+            for name in ("sweep", "status", "check", "history"):
+                assert f"\n  {name}  " in text
+        assert ("--dry-run  " in text) == (command == "sweep")
 
 
 def test_options_stand_before_or_after_the_command(host: Host, database_url: str) -> None:
