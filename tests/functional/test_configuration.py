@@ -106,6 +106,16 @@ def test_a_transport_url_that_cannot_be_used(
     assert residue.exists()
 
 
+def test_an_option_of_the_bus_that_cannot_be_used(host: Host, database_url: str) -> None:
+    host.configure(
+        database_url=database_url,
+        transport_url=f"rabbit://glance:{SECRET}@127.0.0.1:1/",
+        more="[oslo_messaging_rabbit]\nheartbeat_rate = often",
+    )
+    said = refused("--config-file", str(host.config_file))
+    assert f"[oslo_messaging_rabbit] heartbeat_rate in {host.config_file} is not valid: " in said
+
+
 @COMMANDS
 def test_a_staging_path_that_is_a_file(host: Host, command: list[str]) -> None:
     host.staging.rmdir()
