@@ -9,7 +9,8 @@ import pytest
 
 from tests.functional.host import Host
 from tests.functional.program import PROGRAM, Program
-from tests.functional.test_check import NAMESPACE, possible
+from tests.functional.test_check import possible
+from tests.services import namespaces
 from tests.services.ports import free_port
 from watcher.staging.mounts import unit_of
 
@@ -42,7 +43,7 @@ def test_it_is_an_error_and_the_service_is_not_ready(
         database_url=database_url, staging=f"file://{MISSING}", watcher=f"metrics_port = {port}"
     )
     mount = ["sh", "-c", f'mount --bind {private} /var/tmp && exec "$@"', "sh"]
-    command = [*possible(NAMESPACE), *mount, str(PROGRAM)]
+    command = [*possible(namespaces.MOUNTS), *mount, str(PROGRAM)]
     monkeypatch.setattr(Program, "command", tuple(command))
     program = host.start()
     (line,) = program.lines("ERROR")

@@ -16,7 +16,7 @@ import pytest
 from tests.functional.host import Host, new_id
 from tests.functional.program import PROGRAM
 from tests.functional.terminal import COLOUR, Terminal
-from tests.services import wait_for
+from tests.services import namespaces, wait_for
 
 ONE_DATABASE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -400,9 +400,9 @@ def test_a_signal_stops_it_between_two_removals(host: Host, number: int) -> None
 @ONE_DATABASE
 def test_a_signal_stops_the_first_process_of_a_container(host: Host) -> None:
     """Which the kernel doesn't end by a signal of its own."""
-    namespace = ["unshare", "--user", "--map-root-user", "--pid", "--fork"]
-    if subprocess.run([*namespace, "true"], check=False, stderr=subprocess.DEVNULL).returncode:
-        pytest.skip("needs user name spaces")
+    namespace = [*namespaces.USER, "--pid", "--fork"]
+    if not namespaces.can_run(*namespace, "true"):
+        namespaces.impossible("private name spaces can't be made here")
     run = stop_sweep(host, [signal.SIGTERM], through=namespace)
     assert run.returncode == 128 + signal.SIGTERM
     assert "Stopped: cleaned 1500 stale" in run.stderr
@@ -478,7 +478,7 @@ AS_NOBODY = [
     "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search", "--",
 ]  # fmt: skip
 READ_ONLY = [
-    "unshare", "--user", "--map-root-user", "--mount", "--propagation", "private",
+    *namespaces.MOUNTS,
     "sh", "-c", 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"',
 ]  # fmt: skip
 
@@ -510,9 +510,8 @@ def test_a_dry_run_knows_what_may_not_be_removed(
 ) -> None:
     if command is READ_ONLY:
         command = [*command, str(host.staging)]
-    trial = subprocess.run([*command, "true"], check=False, stderr=subprocess.DEVNULL)
-    if os.geteuid() or trial.returncode:
-        pytest.skip("needs root, who can be another")
+    if os.geteuid() or not namespaces.can_run(*command, "true"):
+        namespaces.impossible("needs root, who can be another")
     own, other = host.stage_deleted(), host.stage_deleted()
     os.chown(own, 65534, -1)
     host.stage_live()
