@@ -174,7 +174,9 @@ def in_fish(*words: str) -> set[str]:
         check=True,
     )
     assert not run.stderr
-    return {offer.partition("\t")[0] for offer in run.stdout.splitlines()}
+    offers = {offer.partition("\t")[0] for offer in run.stdout.splitlines()}
+    # fish 4 also offers words that have these letters elsewhere.
+    return {offer for offer in offers if offer.startswith(words[-1])}
 
 
 def in_zsh(*words: str) -> set[str]:

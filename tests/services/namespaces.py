@@ -18,7 +18,7 @@ def can_run(*command: str) -> bool:
 
 
 def impossible(reason: str) -> NoReturn:
-    """Skip what can't be done here. In CI root must be able to, except in a chroot, where the kernel
+    """Skip what is impossible here. In CI root must be able to, but in a chroot, where the kernel
     makes no user name spaces."""
     if os.environ.get("CI") and os.geteuid() == 0 and not _is_chroot():
         pytest.fail(reason)
