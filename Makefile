@@ -15,12 +15,16 @@ BIN = .venv/bin
 # Most tests wait for servers and programs, so there are more workers than processors.
 PARALLEL = --numprocesses=$(WORKERS) --dist=worksteal --durations=20
 PIP = $(BIN)/pip install -qq --disable-pip-version-check
+EXTRAS = [docs,mysql,postgresql,test]
+# A dot on stderr each second while a command runs.
+WITH_DOTS = while sleep 1; do printf . >&2; done & dots=$$!; $(1); code=$$?; \
+	kill $$dots; echo >&2; exit $$code
 GLANCES = .venv-glance-current/.installed .venv-glance-oldest/.installed
 CODE = $(foreach d,watcher tests tools benchmarks,$(if $(wildcard $(d)/*.py),$(d)))
 
 .DEFAULT_GOAL = help
 .PHONY: help demo run docs unit test test-large test-lowest coverage acceptance soak benchmark \
-	simulation lint services session sample dist deb clean .venv
+	simulation lint services session completion sample dist deb clean .venv
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z.-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -86,6 +90,9 @@ docs: .venv/.test  ## Build the documentation into docs/_build/html
 session: .venv/.installed  ## Draw docs/session.svg from a real run
 	@$(BIN)/python -m tools.draw_session
 
+completion: .venv/.installed  ## Write the completion of bash, fish and zsh
+	@$(BIN)/python -m tools.completion
+
 sample: .venv/.installed  ## Write the sample configuration
 	@$(BIN)/oslo-config-generator --namespace glance-staging-watcher \
 		--output-file etc/glance-staging-watcher.conf.sample
@@ -107,12 +114,14 @@ clean:  ## Remove the environment and all that was generated
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo "$(PYTHON) cannot create environments; on Debian: apt install python3-venv" >&2; \
 		exit 1; }
-	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	@$(PIP) --editable .
+	@test -x $(BIN)/pip || { echo "Creating the Python environment .venv" >&2; $(PYTHON) -m venv .venv; }
+	@printf "Installing the program and its libraries, a minute or two " >&2
+	@$(call WITH_DOTS,$(PIP) --editable .)
 	@touch $@
 
 .venv/.test: .venv/.installed
-	@$(PIP) --editable '.[docs,mysql,postgresql,test]'
+	@printf "Installing the libraries of the tests " >&2
+	@$(call WITH_DOTS,$(PIP) --editable '.$(EXTRAS)')
 	@touch $@
 
 .venv-glance-%/.installed: tests/acceptance/glance-%.txt

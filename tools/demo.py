@@ -209,6 +209,7 @@ def play(glance: ScriptedGlance, service: Service, report: Report) -> None:
 def main() -> int:
     """Run the demo; 0 when all that should have gone is gone, and nothing else."""
     begun = time.monotonic()
+    print("Setting up a staging directory, a database and a scripted Glance", flush=True)
     with tempfile.TemporaryDirectory(prefix="glance-staging-watcher-") as directory:
         home = Path(directory)
         staging = home / "staging"

@@ -7,6 +7,8 @@ names would cost most of a second and 40 MB at each start.
 
 import contextlib
 import io
+import logging
+import os
 import re
 import socket
 import sys
@@ -25,6 +27,7 @@ from watcher.errors import ConfigError
 
 GROUP = "staging_watcher"
 DISTRIBUTION = "glance-staging-watcher"
+STATUS_FILE = f"/run/{DISTRIBUTION}/status.json"
 
 # where a value comes from by oslo.config, which may be the wrong one of several files
 _LOCATION = re.compile(r" from LocationInfo\(location=[^,]*, [^,]*, detail=(['\"])(.*?)\1\)")
@@ -89,7 +92,8 @@ watcher_opts = [
         "metrics_host",
         default="127.0.0.1",
         help="Address on which metrics (/metrics, for Prometheus) and health (/healthz, /readyz) "
-        "are served, if metrics_port is set. They hold no secrets and need no password.",
+        "are served, if metrics_port is set. They hold no secrets. metrics_web_config "
+        "has TLS and passwords.",
     ),
     cfg.PortOpt(
         "metrics_port",
@@ -97,9 +101,22 @@ watcher_opts = [
         help="Port for metrics and health; 0 disables them.",
     ),
     cfg.StrOpt(
+        "metrics_web_config",
+        help="File with a certificate (tls_server_config: cert_file, key_file) and users "
+        "(basic_auth_users) for the metrics port, in the format of Prometheus exporters' "
+        "--web.config.file. Default: plain HTTP without passwords.",
+    ),
+    cfg.StrOpt(
         "audit_log",
         help="File to which one line of JSON is appended for each file that is removed. "
         "logrotate may rotate it. Default: no audit is written.",
+    ),
+    cfg.StrOpt(
+        "status_file",
+        default=STATUS_FILE,
+        help="File in which the service says what it does, for the command status; it is written "
+        "at most once a second. It must differ from service to service. Without its directory, or "
+        "if it is empty, none is written.",
     ),
 ]
 
@@ -202,7 +219,7 @@ class Config(cfg.ConfigOpts):
         self.arguments = list(sys.argv[1:] if args is None else args)
         self.sources[:] = config_files.defaults(self.arguments)
         try:
-            with _exits_explained(self.arguments):
+            with _exits_explained(self.arguments), _sources_required():
                 super().__call__(
                     self.arguments,
                     project="glance",
@@ -251,6 +268,37 @@ def _exits_explained(arguments: Sequence[str]) -> Iterator[None]:
     sys.stderr.write(said.getvalue())
 
 
+class _Errors(logging.Handler):
+    """Keeps the texts of errors."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+@contextlib.contextmanager
+def _sources_required() -> Iterator[None]:
+    """Raise an error where oslo.config logs one and goes on: without a source of [DEFAULT]
+    config_source that can't be loaded. Its log is all that it says of that."""
+    logger, errors = logging.getLogger("oslo_config.cfg"), _Errors()
+    propagate, logger.propagate = logger.propagate, False
+    logger.addHandler(errors)
+    try:
+        yield
+    except (cfg.Error, ValueError):  # of the same cause
+        if not errors.texts:
+            raise
+    finally:
+        logger.removeHandler(errors)
+        logger.propagate = propagate
+    if errors.texts:
+        text = re.sub(r"://\S*@", "://***@", one_line(ValueError(errors.texts[0])))
+        raise ValueError(f"{text}; correct that section, or [DEFAULT] config_source")
+
+
 def _read_all(conf: Config) -> None:
     """Ask for each value now, for oslo.config converts it only then, and a mistake must end the
     program at its start."""
@@ -264,6 +312,9 @@ def _read_all(conf: Config) -> None:
             _value(conf, store, opt)
     files = config_files.parsed(config_files.read(conf.arguments))
     for group, name in _MESSAGING_URLS:
+        variable = config_files.variable(group, name)
+        if config_files.unknown_reference(conf, os.environ.get(variable, "")):
+            raise ValueError(_bad_reference(group, name, f"the environment ({variable})"))
         for file, sections in files:
             for value in sections.get(group, {}).get(name, []):
                 if config_files.unknown_reference(conf, value):
@@ -273,10 +324,10 @@ def _read_all(conf: Config) -> None:
 def _value(conf: Config, group: str, opt: cfg.Opt) -> None:
     try:
         _ = conf[opt.dest] if group == "DEFAULT" else conf[group][opt.dest]
-    except (*_DANGLING, cfg.ConfigFileValueError) as error:
+    except (*_DANGLING, cfg.ConfigSourceValueError) as error:
         older = [(each.group or group, str(each.name)) for each in opt.deprecated_opts]
         place = config_files.where(conf.arguments, (group, opt.dest), *older)
-        if isinstance(error, cfg.ConfigFileValueError):
+        if isinstance(error, cfg.ConfigSourceValueError):
             why = one_line(error).partition(" is not valid: ")[2]
             raise ValueError(f"[{group}] {opt.dest} in {place} is not valid: {why}") from None
         raise ValueError(_bad_reference(group, opt.dest, place)) from None

@@ -106,8 +106,12 @@ def file_of(arguments: Sequence[str], *names: tuple[str, str]) -> str | None:
 
 
 def where(arguments: Sequence[str], *names: tuple[str, str]) -> str:
-    """The place that sets an option, for the operator to read; see `file_of`."""
-    return file_of(arguments, *names) or f"the environment ({variable(*names[0])}) or elsewhere"
+    """The place that sets an option, for the operator to read; see `file_of`. The environment comes
+    before all files."""
+    for each in (variable(*name) for name in names):
+        if each in os.environ:
+            return f"the environment ({each})"
+    return file_of(arguments, *names) or "a source that is no file"
 
 
 def unknown_reference(conf: cfg.ConfigOpts, value: str) -> bool:

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from typing import Any
 
 from oslo_config import cfg
 from oslo_log import log
@@ -15,7 +16,7 @@ from oslo_log import log
 from watcher import backoff, logs, startup
 from watcher import conf as configuration
 from watcher.conditions import Condition
-from watcher.conf import GROUP, Config, database_url
+from watcher.conf import GROUP, STATUS_FILE, Config, database_url
 from watcher.database.images import Images
 from watcher.errors import ConfigError
 from watcher.reconcile.budget import RemovalBudget
@@ -25,7 +26,9 @@ from watcher.reconcile.reconciler import CHECK_INTERVAL, Reconciler
 from watcher.staging.directory import Staging
 from watcher.staging.places import own_staging_path
 from watcher.stats import Stats
-from watcher.telemetry import systemd
+from watcher.telemetry import status_file, systemd
+from watcher.telemetry.removals import Removals
+from watcher.telemetry.status_file import StatusFile
 from watcher.triggers.directory_watch import DirectoryWatch
 from watcher.workqueue import WorkQueue
 
@@ -57,6 +60,10 @@ class Service:
             from watcher.telemetry.audit import AuditLog  # noqa: PLC0415 - only where asked for
 
             self._audit = AuditLog(options.audit_log)
+        self._removals = Removals(self._audit)
+        self._status_file = StatusFile(
+            options.status_file, self._report, is_default=options.status_file == STATUS_FILE
+        )
         self._reconciler = Reconciler(
             queue=self._queue,
             staging=self._staging,
@@ -94,6 +101,7 @@ class Service:
     def start(self) -> None:
         """Start the threads; returns at once."""
         self._thread.start()
+        self._status_file.start()
         if self._http is not None:
             self._http.start()
         if self._listener is not None:
@@ -111,6 +119,7 @@ class Service:
         if not self._thread.is_alive():
             self._watch.stop()
             self._images.close()
+            self._status_file.close()
 
     def conditions(self) -> dict[str, str | None]:
         """Components, each with the cause of its fault, None while it is healthy."""
@@ -174,15 +183,20 @@ class Service:
     def _follow_up(self, step: Step) -> None:
         self._heartbeat = time.monotonic()
         if isinstance(step, Removal):
-            if self._audit is not None:
-                self._audit.record(step)
+            self._removals.report(step)
         elif isinstance(step, Progress) and self._listener is not None:
             self._listener.supervise()
+        self._status_file.update()
         if isinstance(step, Progress) and self._manager.is_there:
             if self._reconciler.swept:
                 self._manager.ready()
             self._manager.status(systemd.status_text(self.stats, self.conditions()))
         self._manager.ping()
+
+    def _report(self) -> dict[str, Any]:
+        return status_file.report(
+            self.stats, self._queue, self._removals, self.conditions(), self._staging.path
+        )
 
     def _stall(self) -> str | None:
         if not self._thread.is_alive():

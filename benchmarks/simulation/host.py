@@ -12,7 +12,7 @@ from typing import NamedTuple, cast
 from benchmarks.simulation import costs
 from benchmarks.simulation.timeline import Condition, Line, Timeline
 from watcher.conf import Limits
-from watcher.database.images import Images, ImageState
+from watcher.database.images import Found, Images, ImageState
 from watcher.reconcile.age import AgeClock
 from watcher.reconcile.budget import RemovalBudget
 from watcher.reconcile.cleaner import Cleaner
@@ -72,11 +72,11 @@ class SimulatedImages(Images):
     def __init__(self, timeline: Timeline, database: Database) -> None:
         self._timeline, self._database = timeline, database
 
-    def states(self, ids: Collection[str]) -> dict[str, ImageState]:
+    def find(self, ids: Collection[str]) -> dict[str, Found]:
         """As they were when the question came: the older truth is the more dangerous one."""
         states = self._database.read(ids)
         self._timeline.sleep(costs.READ)
-        return states
+        return {key: Found(state, None) for key, state in states.items()}
 
     def confirm_absent(self, ids: Collection[str]) -> dict[str, ImageState]:
         """The second read."""

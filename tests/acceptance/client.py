@@ -21,6 +21,8 @@ IDENTITY = {
 ANSWER_TIMEOUT = 120.0  # seconds
 IMPORT_TIMEOUT = 180.0
 OCTETS = "application/octet-stream"
+REGION = "elsewhere"
+TOKEN = uuid.uuid4().hex
 
 
 class ApiError(Exception):
@@ -55,6 +57,31 @@ class Client:
         if "uri" in more:
             description["uri"] = more.pop("uri")
         self._json("POST", f"/v2/images/{image}/import", {"method": description} | more)
+
+    def import_from(self, glance: str, other: str, image: str, **more: Any) -> None:
+        """Start a glance-download.
+
+        :param glance: URL of the other Glance
+        :param other: id of its image
+        """
+        endpoint = {"region": REGION, "publicURL": glance}
+        catalog = [{"type": "image", "name": "glance", "endpoints": [endpoint]}]
+        method = {
+            "name": "glance-download",
+            "glance_region": REGION,
+            "glance_image_id": other,
+            "glance_service_interface": "public",
+        }
+        self._request(
+            "POST",
+            f"/v2/images/{image}/import",
+            json.dumps({"method": method} | more).encode(),
+            {
+                "Content-Type": "application/json",
+                "X-Auth-Token": TOKEN,
+                "X-Service-Catalog": json.dumps(catalog),
+            },
+        )
 
     def delete(self, image: str) -> None:
         """Delete an image."""

@@ -4,6 +4,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -88,7 +89,11 @@ class Host:
 
     @contextmanager
     def frozen(
-        self, start: Callable[[int], str], *files: str, gone: str | None = None
+        self,
+        start: Callable[[int], str],
+        *files: str,
+        gone: str | None = None,
+        when: Callable[[str], object] | None = None,
     ) -> Iterator[str]:
         """An image whose import is caught, and Glance halted, while it has just these files.
 
@@ -96,6 +101,7 @@ class Host:
             more bytes when the moment was missed
         :param files: suffixes of its files; the last one is being written
         :param gone: suffix of a file that is gone in that moment
+        :param when: what else holds in that moment
         """
         size = START_SIZE
         while True:
@@ -103,15 +109,21 @@ class Host:
             self.witness.wait_came(image + files[-1])
             if gone is not None:
                 self.witness.wait_went(image + gone)
+            if when is not None:
+                self.wait(partial(self._moment, image, when), "the moment, or its end")
             self.api.freeze()
             try:
-                if self.files(image) == [image + suffix for suffix in files]:
+                names = [image + suffix for suffix in files]
+                if self.files(image) == names and (when is None or when(image)):
                     yield image
                     return
             finally:
                 self.api.resume()
             size *= 2
             assert size <= 4 << 30, "the moment is not to be caught"
+
+    def _moment(self, image: str, when: Callable[[str], object]) -> bool:
+        return not self.files(image) or bool(when(image))
 
     def wait_gone(self, scenario: str, image: str, answered: float, *names: str) -> None:
         """Wait until the watcher has removed these files, and note how long they were residue.

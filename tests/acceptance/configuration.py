@@ -36,7 +36,7 @@ CONF = """\
 [DEFAULT]
 debug = true
 transport_url = {transport_url}
-enabled_import_methods = [glance-direct,web-download,copy-image]
+enabled_import_methods = [glance-direct,web-download,copy-image,glance-download]
 {default}
 [oslo_messaging_notifications]
 driver = messagingv2
@@ -46,6 +46,7 @@ connection = {database_url}
 config_file = {directory}/glance-api-paste.ini
 [image_import_opts]
 image_import_plugins = [{plugins}]
+max_parallel_stores = 2
 [image_conversion]
 output_format = raw
 [import_filtering_opts]

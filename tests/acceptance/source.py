@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An HTTP server for web-download that waits, stalls and breaks off as a test wants."""
+"""An HTTP server for imports that waits, stalls and breaks off as a test wants."""
 
 import itertools
 import threading
+import urllib.request
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from tests.acceptance.client import IDENTITY, TOKEN
 from tests.services.ports import LOOPBACK, free_port
 from tests.services.waiting import wait_for
 
@@ -59,19 +61,54 @@ class Download:
         self._released.wait(PATIENCE)
 
 
+class Front:
+    """What stands before another Glance's API: keystone's middleware, and a network that stalls.
+
+    :param url: of the API
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._next: Download | None = None
+
+    def expect(self, hold: int | None = None, abort: int | None = None) -> Download:
+        """How the next image data is sent; see `Download`."""
+        self._next = Download(b"", hold=hold, abort=abort)
+        return self._next
+
+    def answer(self, handler: BaseHTTPRequestHandler, path: str) -> None:
+        """Serve one request."""
+        if handler.headers.get("X-Auth-Token") != TOKEN:
+            handler.send_error(401)
+            return
+        request = urllib.request.Request(self._url + path, headers=IDENTITY)
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+            data = answer.read()
+        download = Download(data)
+        if path.endswith("/file") and self._next:
+            download, self._next = self._next, None
+            download.data = data
+        download.answer(handler)
+
+
 class Source:
     """The server."""
 
     def __init__(self) -> None:
         self.port = free_port()
         self._downloads: dict[str, Download] = {}
+        self._fronts: dict[str, Front] = {}
         self._numbers = itertools.count()
         source = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                first, slash, rest = self.path[1:].partition("/")
                 with suppress(ConnectionError):
-                    source.download(self.path).answer(self)
+                    if slash:
+                        source.front(first).answer(self, slash + rest)
+                    else:
+                        source.download(self.path).answer(self)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -83,6 +120,16 @@ class Source:
     def download(self, path: str) -> Download:
         """What a path answers."""
         return self._downloads.pop(path)
+
+    def front(self, name: str) -> Front:
+        """What stands before another Glance."""
+        return self._fronts[name]
+
+    def stand_before(self, glance: str) -> tuple[Front, str]:
+        """Stand before another Glance's API; the URL to ask instead."""
+        name = f"glance-{next(self._numbers)}"
+        self._fronts[name] = Front(glance)
+        return self._fronts[name], f"http://{LOOPBACK}:{self.port}/{name}"
 
     def offer(self, download: Download) -> str:
         """URL that answers with this."""

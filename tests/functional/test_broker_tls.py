@@ -3,8 +3,8 @@
 
 import os
 import re
+import shutil
 import socket
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +15,7 @@ import pytest
 from tests.functional.host import Host
 from tests.functional.test_check import Report
 from tests.services import RabbitMQ
+from tests.services.certificates import Authority
 from tests.services.ports import LOOPBACK, free_port
 
 
@@ -24,12 +25,13 @@ class Tls(NamedTuple):
     port: int
     plain: int
     directory: Path
+    server: RabbitMQ
 
     def options(self, **changed: str) -> str:
         """Options of a client; an empty value leaves one out."""
         files = {
-            "ssl_ca_file": "ca.crt",
-            "ssl_cert_file": "client.crt",
+            "ssl_ca_file": "ca.pem",
+            "ssl_cert_file": "client.pem",
             "ssl_key_file": "client.key",
         }
         lines = [
@@ -39,32 +41,27 @@ class Tls(NamedTuple):
         ]
         return f"[oslo_messaging_rabbit]\nssl = true\n{''.join(lines)}"
 
-
-def openssl(directory: Path, *arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], cwd=directory, capture_output=True, check=True)
+    def use(self, certificate: str) -> None:
+        """Have the broker present one of its certificates from now on."""
+        for suffix in ("pem", "key"):
+            shutil.copy(
+                self.directory / f"{certificate}.{suffix}", self.directory / f"server.{suffix}"
+            )
+        self.server.ctl("eval", "ssl:clear_pem_cache().")
 
 
 def make_certificates(directory: Path) -> None:
-    """Two authorities; the first signs a server's and a client's certificate."""
-    new = ("req", "-x509", "-nodes", "-newkey", "rsa:2048", "-days", "2")
-    for name in ("ca", "other"):
-        openssl(
-            directory, *new, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.crt"
-        )
-    for name, extension in (
-        ("server", f"subjectAltName=IP:{LOOPBACK}"),
-        ("client", "extendedKeyUsage=clientAuth"),
+    """Two authorities; the first signs certificates of servers and clients."""
+    ca = Authority(directory, "ca")
+    Authority(directory, "other")
+    for name, host, days in (
+        ("good", f"IP:{LOOPBACK}", 2),
+        ("expired", f"IP:{LOOPBACK}", -1),
+        ("elsewhere", "DNS:other.example", 2),
+        ("client", "DNS:client.example", 2),
+        ("old client", "DNS:client.example", -1),
     ):
-        openssl(
-            directory,
-            *("req", "-nodes", "-newkey", "rsa:2048", "-subj", f"/CN={name}"),
-            *("-addext", extension, "-keyout", f"{name}.key", "-out", f"{name}.csr"),
-        )
-        openssl(
-            directory,
-            *("x509", "-req", "-in", f"{name}.csr", "-days", "2", "-copy_extensions", "copy"),
-            *("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-out", f"{name}.crt"),
-        )
+        ca.issue(name, host=host, days=days)
 
 
 @pytest.fixture(scope="module")
@@ -74,20 +71,23 @@ def tls() -> Iterator[Tls]:
     with tempfile.TemporaryDirectory(prefix="services-", ignore_cleanup_errors=True) as name:
         directory = Path(name)
         make_certificates(directory)
-        made = Tls(free_port(), free_port(), directory)
+        port, plain = free_port(), free_port()
         settings = (
-            f"listeners.ssl.default = {LOOPBACK}:{made.port}\n"
-            f"ssl_options.cacertfile = {directory}/ca.crt\n"
-            f"ssl_options.certfile = {directory}/server.crt\n"
+            f"listeners.ssl.default = {LOOPBACK}:{port}\n"
+            f"ssl_options.cacertfile = {directory}/ca.pem\n"
+            f"ssl_options.certfile = {directory}/server.pem\n"
             f"ssl_options.keyfile = {directory}/server.key\n"
             "ssl_options.verify = verify_peer\n"
             "ssl_options.fail_if_no_peer_cert = true\n"
         )
         if socket.has_dualstack_ipv6():
-            settings += f"listeners.tcp.second = ::1:{made.plain}\n"
+            settings += f"listeners.tcp.second = ::1:{plain}\n"
         home = directory / "broker"
         home.mkdir()
         server = RabbitMQ(home, settings)
+        made = Tls(port, plain, directory, server)
+        for suffix in ("pem", "key"):
+            shutil.copy(directory / f"good.{suffix}", directory / f"server.{suffix}")
         server.start()
         try:
             yield made
@@ -118,9 +118,13 @@ def test_a_client_certificate(new_host: Callable[..., Host], tls: Tls) -> None:
     ("changed", "found"),
     [
         ({"ssl_cert_file": "", "ssl_key_file": ""}, "alert|reset|closed|lost|EOF"),
-        ({"ssl_ca_file": "other.crt"}, "certificate verify failed"),
-        ({"ssl_ca_file": "no-such.crt"}, "ssl_ca_file = .*no-such.crt: No such file"),
-        ({"ssl_cert_file": "no-such.crt"}, "ssl_cert_file = .*no-such.crt: No such file"),
+        ({"ssl_cert_file": "old client.pem", "ssl_key_file": "old client.key"}, "expired"),
+        ({"ssl_ca_file": "other.pem"}, "certificate verify failed"),
+        ({"ssl_ca_file": "no-such.pem"}, "ssl_ca_file = .*no-such.pem: No such file"),
+        ({"ssl_cert_file": "no-such.pem"}, "ssl_cert_file = .*no-such.pem: No such file"),
+        ({"ssl_key_file": "no-such.key"}, "ssl_key_file = .*no-such.key: No such file"),
+        ({"ssl_key_file": "good.key"}, "ssl_key_file = .*good.key"),
+        ({"ssl_ca_file": "ca.key"}, "ssl_ca_file = .*ca.key"),
     ],
 )
 def test_what_is_wrong_with_it_is_named(
@@ -131,6 +135,25 @@ def test_what_is_wrong_with_it_is_named(
     line = host.start().wait_for_line("ERROR watcher.triggers.listener")
     report = Report(host)
     assert report["broker"][0] == "failure"
+    for text in (line, report["broker"][1]):
+        assert re.search(found, text, re.IGNORECASE), text
+
+
+@pytest.mark.parametrize(
+    ("certificate", "found"),
+    [("expired", "certificate has expired"), ("elsewhere", "not valid for|doesn't match")],
+)
+def test_what_is_wrong_with_the_brokers_is_named(
+    new_host: Callable[..., Host], tls: Tls, certificate: str, found: str
+) -> None:
+    tls.use(certificate)
+    try:
+        host = new_host(transport_url=url(LOOPBACK, tls.port), more=tls.options())
+        host.stage_live()
+        line = host.start().wait_for_line("ERROR watcher.triggers.listener")
+        report = Report(host)
+    finally:
+        tls.use("good")
     for text in (line, report["broker"][1]):
         assert re.search(found, text, re.IGNORECASE), text
 

@@ -106,6 +106,16 @@ def test_a_transport_url_that_cannot_be_used(
     assert residue.exists()
 
 
+def test_an_option_of_the_bus_that_cannot_be_used(host: Host, database_url: str) -> None:
+    host.configure(
+        database_url=database_url,
+        transport_url=f"rabbit://glance:{SECRET}@127.0.0.1:1/",
+        more="[oslo_messaging_rabbit]\nheartbeat_rate = often",
+    )
+    said = refused("--config-file", str(host.config_file))
+    assert f"[oslo_messaging_rabbit] heartbeat_rate in {host.config_file} is not valid: " in said
+
+
 @COMMANDS
 def test_a_staging_path_that_is_a_file(host: Host, command: list[str]) -> None:
     host.staging.rmdir()
@@ -190,13 +200,13 @@ def test_version_and_help() -> None:
             [PROGRAM, *arguments], capture_output=True, text=True, check=True
         ).stdout
         command = arguments[0]
-        for part in (command, "--config-file", "--config-dir", "--debug", "Exit codes", "2 "):
+        for part in (command, "--config-file", "--config-dir", "--debug", "Exit codes", "; 2"):
             assert part in text
-        assert ("--format FORMAT" in text) == (command != "--help")
+        assert ("--format table|json" in text) == (command != "--help")
         if command == "--help":
-            for name in ("sweep [--dry-run]", "status [--all]", "check"):
-                assert f"glance-staging-watcher {name} " in text
-        assert ("--dry-run remove" in text.lower() or "--dry-run  " in text) == (command == "sweep")
+            for name in ("sweep", "status", "check", "history"):
+                assert f"\n  {name}  " in text
+        assert ("--dry-run  " in text) == (command == "sweep")
 
 
 def test_options_stand_before_or_after_the_command(host: Host, database_url: str) -> None:

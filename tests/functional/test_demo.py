@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from tests.services import namespaces
 from tools import demo
 
 
@@ -17,6 +18,9 @@ def test_the_demo_ends_well_and_in_time() -> None:
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stderr == ""
+    assert run.stdout.startswith(
+        "Setting up a staging directory, a database and a scripted Glance\n"
+    )
     assert run.stdout.count("removed after") == 10
     assert run.stdout.count("  kept  ") == 4
     assert "Cleaned 3 stale staging files, 3 ignored (0 errors)" in run.stdout
@@ -46,8 +50,10 @@ def test_the_demo_finds_a_watcher_that_is_wrong(mistake: str) -> None:
 @pytest.mark.parametrize("limit", ["max_inotify_instances", "max_inotify_watches"])
 def test_the_demo_says_in_one_line_that_it_cannot_watch(limit: str) -> None:
     script = f"echo 0 >/proc/sys/user/{limit} && exec {sys.executable} tools/demo.py"
+    if not namespaces.can_run(*namespaces.USER, "true"):
+        namespaces.impossible("private name spaces can't be made here")
     run = subprocess.run(
-        ["unshare", "--user", "--map-root-user", "sh", "-c", script],  # a limit of its own
+        [*namespaces.USER, "sh", "-c", script],  # a limit of its own
         capture_output=True,
         text=True,
         timeout=60,

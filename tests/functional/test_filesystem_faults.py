@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
@@ -25,8 +24,8 @@ from tests.functional import program as program_module
 from tests.functional.host import GlanceNotifier, Host, new_id
 from tests.functional.program import PROGRAM, Program
 from tests.services import RabbitMQ, wait_for
+from tests.services.namespaces import MOUNTS, can_run, impossible
 
-NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount", "--propagation", "private", "--"]
 WITHOUT_OVERRIDE = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--"]
 QUEUED_EVENTS = Path("/proc/sys/fs/inotify/max_queued_events")
 CHECKED = 30.0  # seconds; the program looks every 10 s for what no event reports
@@ -60,25 +59,18 @@ def through(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 @pytest.fixture
 def namespace(through: Callable[..., None]) -> None:
     """Makes programs start in a private name space for mounts and limits."""
-    if subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False).returncode:
+    if not can_run(*MOUNTS, "true"):
         impossible("private name spaces can't be made here")
-    through(*NAMESPACE)
+    through(*MOUNTS)
 
 
 @pytest.fixture
 def permissions_hold(through: Callable[..., None]) -> None:
     """Makes programs start without root's right to open everything."""
     if os.geteuid() == 0:
-        if subprocess.run([*WITHOUT_OVERRIDE, "true"], capture_output=True, check=False).returncode:
+        if not can_run(*WITHOUT_OVERRIDE, "true"):
             impossible("setpriv can't take away capabilities here")
         through(*WITHOUT_OVERRIDE)
-
-
-def impossible(reason: str) -> NoReturn:
-    """Skip where the fault can't be caused; in CI, root must be able to cause it."""
-    if os.environ.get("CI") and os.geteuid() == 0:
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 def said(program: Program) -> list[str]:
@@ -712,7 +704,7 @@ def test_no_watches_or_instances_left(
 ) -> None:
     hosts = {}
     for what in ("watch", "instance"):
-        through(*NAMESPACE, "sh", "-c", f'echo 0 > {limit(what)} && exec "$@"', "sh")
+        through(*MOUNTS, "sh", "-c", f'echo 0 > {limit(what)} && exec "$@"', "sh")
         host = hosts[what] = new_host(watcher=OFTEN)
         residue = host.stage_deleted()
         for _ in range(2):
@@ -743,7 +735,7 @@ def test_notifications_go_on_without_file_events(
     notifier: GlanceNotifier,
 ) -> None:
     host = new_host(transport_url=rabbitmq.url())
-    through(*NAMESPACE, "sh", "-c", f'echo 0 > {limit("watch")} && exec "$@"', "sh")
+    through(*MOUNTS, "sh", "-c", f'echo 0 > {limit("watch")} && exec "$@"', "sh")
     host.stage_live()
     program = host.start()
     program.wait_for_line("Listening for notifications")

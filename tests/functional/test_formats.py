@@ -22,8 +22,10 @@ TYPES: dict[str, tuple[type, ...]] = {
     "boolean": (bool,),
     "object": (dict,),
     "null": (type(None),),
+    "array": (list,),
 }
 ROW = re.compile(r"^\| `([\w.*]+)` \| ([\w ]+) \|", re.MULTILINE)
+CONDITIONS = "service.report.conditions"  # its fields are components
 ACTIONS = {"remove", "error", "recheck", "keep"}
 
 Fields = dict[str, str]  # path of a field: its types
@@ -49,9 +51,9 @@ def flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Fields of an object and of those in it, by their paths."""
     fields = {}
     for name, field in value.items():
-        path = prefix + ("*" if prefix == "actions." else name)
+        path = prefix + ("*" if prefix in ("actions.", "kinds.") else name)
         fields[path] = field
-        if isinstance(field, dict) and name != "oldest":
+        if isinstance(field, dict) and path not in ("oldest", CONDITIONS):
             fields.update(flat(field, f"{path}."))
     return fields
 
@@ -59,8 +61,10 @@ def flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def check(value: dict[str, Any], promised: Fields) -> None:
     """An object has the promised fields, with values of the promised types, and no others."""
     fields = flat(value)
-    fields.pop("actions.*", None)
-    within_null = tuple(f"{path}." for path, field in fields.items() if field is None)
+    for several in ("actions.*", "kinds.*"):
+        fields.pop(several, None)
+    empty = [path for path, field in fields.items() if field is None or field == {}]
+    within_null = tuple(f"{path}." for path in empty)
     expected = {path for path in promised if not path.startswith(within_null or ("\0",))}
     assert set(fields) == expected, f"{value['kind']}: undocumented, or missing"
     for path, field in fields.items():
@@ -76,9 +80,10 @@ def database_url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def host(host: Host) -> Host:
-    """A host with a file for each action, and names that are no text."""
+    """A host with a file for each action, and names that are no text; its service runs."""
     with host.config_file.open("a") as config:
         config.write(f"[staging_watcher]\naudit_log = {host.directory / 'audit.json'}\n")
+        config.write(f"status_file = {host.directory / 'status.json'}\n")
     host.stage_live()
     host.stage_deleted(".uc")
     host.stage(new_id())

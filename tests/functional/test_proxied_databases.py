@@ -6,16 +6,21 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
 import sqlalchemy as sa
 
 from tests.conftest import running
 from tests.functional.host import Host, new_id
+from tests.functional.program import SECRET
 from tests.functional.test_check import Report
 from tests.services import Database, Images, MariaDB, PostgreSQL, Server, wait_for
+from tests.services.busy_proxy import BusyProxy
 from tests.services.certificates import Authority, Certificate
 from tests.services.poolers import HAProxy, PgBouncer
+from tests.services.ports import free_port
 from tests.services.rowproxy import Cut, RowProxy, emptied, shortened, without_last
 from watcher.database import postgresql as postgresql_module
 from watcher.database.images import Images as WatchersImages
@@ -165,6 +170,45 @@ def test_a_server_that_reads_what_is_not_committed(
 # Poolers
 
 
+@pytest.fixture(scope="module")
+def pooled_mariadb() -> Iterator[MariaDB]:
+    """A server in which one group of threads serves all connections."""
+
+    class Pooled(MariaDB):
+        def __init__(self, directory: Path) -> None:
+            super().__init__(directory, "--thread-handling=pool-of-threads", "--thread-pool-size=1")
+
+    yield from running(Pooled)
+
+
+def test_a_pool_of_threads(tmp_path: Path, pooled_mariadb: MariaDB) -> None:
+    """Two watchers, each with a session of its own."""
+    pooled_mariadb.create_database("pooled")
+    url = pooled_mariadb.url("pooled")
+    assert pooled_mariadb.execute("SELECT @@thread_handling") == [("pool-of-threads",)]
+    table = Images(url)
+    table.create_table()
+    hosts = []
+    for name in ("one", "other"):
+        (directory := tmp_path / name).mkdir()
+        hosts.append(Host(directory, table, database_url=url, watcher=f"{NOW}sweep_interval = 1"))
+    programs = [host.start() for host in hosts]
+    try:
+        for host in hosts:
+            host.stage_live()
+        for _ in range(4):
+            for host in hosts:
+                host.wait_gone(host.stage_deleted(), host.stage(new_id()))
+        for host, program in zip(hosts, programs, strict=True):
+            host.check_live()
+            assert program.stop() == 0
+            assert not program.lines("ERROR"), program.log
+    finally:
+        for host in hosts:
+            host.close()
+        table.close()
+
+
 @pytest.fixture(params=["session", "transaction"])
 def pgbouncer(request: pytest.FixtureRequest, postgresql: PostgreSQL) -> Iterator[PgBouncer]:
     """As Debian configures it, or with transactions of all clients in a few sessions."""
@@ -213,6 +257,30 @@ def test_a_pooler_that_hangs(
         pgbouncer.resume()
     assert table.states([live]) == {live: LIVE}
     table.close()
+
+
+def test_a_proxy_whose_errors_hold_changing_numbers(tmp_path: Path) -> None:
+    """As ProxySQL's do; it isn't in Debian."""
+    proxy, port = BusyProxy(), free_port()
+    table = Images(f"sqlite:///{tmp_path / 'unused.sqlite'}")
+    url = f"mysql+pymysql://glance:{SECRET}@127.0.0.1:{proxy.port}/glance"
+    watcher = f"sweep_interval = 1\nmetrics_port = {port}"
+    host = Host(tmp_path, table, database_url=url, watcher=watcher)
+    (host.staging / new_id()).touch()
+    program = host.start(ready=False)
+    try:
+        wait_for(lambda: proxy.refused > 4, 60, "several attempts")
+        (line,) = program.lines("ERROR")
+        assert "Database unavailable; removals suspended: " in line
+        assert "Max connect timeout reached while reaching hostgroup 10 after 10001ms" in line
+        with pytest.raises(HTTPError) as answer:
+            urlopen(f"http://127.0.0.1:{port}/readyz", timeout=30)
+        assert answer.value.read().decode().count("hostgroup") == 1
+        assert program.stop() == 0
+    finally:
+        proxy.close()
+        host.close()
+        table.close()
 
 
 @BOTH

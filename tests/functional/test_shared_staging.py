@@ -90,8 +90,12 @@ class Sharer:
 
     def reported(self) -> int:
         """Files of its own removal, by the lines that an operator reads."""
-        text = r"Removed (\d+) stale staging files"
-        return sum(int(number) for number in re.findall(text, self.program.log))
+        counted = r"(\d+) files? removed"
+        return sum(
+            int(number)
+            for line in self.program.lines("Sweep finished")
+            for number in re.findall(counted, line)
+        )
 
 
 def stage(share: Share, images: Images, count: int, size: int = 5000) -> list[Path]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from watcher.database.images import Images, ImageState
+from watcher.database.images import Found, Images, ImageState
 from watcher.database.server import Row
 from watcher.database.sqlite import SQLite
 from watcher.reconcile.age import AgeClock
@@ -184,9 +184,9 @@ class FaultyServer(SQLite):
         if self._world.fault == "cut":
             return rows[:-1]
         if self._world.fault == "uncommitted":
-            return [(row_id, 1, "READ UNCOMMITTED") for row_id, *_ in rows]
+            return [(row_id, 1, "READ UNCOMMITTED", None) for row_id, *_ in rows]
         if self._world.fault == "in doubt":
-            return [(row_id, None, level) for row_id, _, level in rows]
+            return [(row_id, None, *others) for row_id, _, *others in rows]
         return rows
 
     def state(self, ids: Sequence[str], *, causal: bool = False) -> list[Row]:
@@ -218,10 +218,12 @@ class ReplicaImages(Images):
         super().__init__(f"sqlite:///{world.database.path}")
         self._server, self._world = FaultyServer(world), world
 
-    def states(self, ids: Collection[str]) -> dict[str, ImageState]:
+    def find(self, ids: Collection[str]) -> dict[str, Found]:
         """The first read."""
         _one_of(self._world.at_reads)
-        return self._noted(super().states(ids))
+        images = super().find(ids)
+        self._noted({key: image.state for key, image in images.items()})
+        return images
 
     def confirm_absent(self, ids: Collection[str]) -> dict[str, ImageState]:
         """The stating read."""

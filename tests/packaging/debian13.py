@@ -210,15 +210,19 @@ class Machine:
         """Its root directory, seen from outside."""
         return Path(f"/proc/{self._first}/root")
 
+    def enter(self, *, network: bool = False) -> list[str]:
+        """What to put before a command to run it inside; see `run`."""
+        spaces = ["--mount", "--pid", "--ipc", "--cgroup", *([] if network else ["--net"])]
+        return ["nsenter", f"--target={self._first}", *spaces, "--root", "--wd"]
+
     def run(self, *command: str, check: bool = True, network: bool = False) -> str:
         """Run a command inside; its output.
 
         :param network: with this machine's network instead of its own
         :raises RuntimeError: it fails; with its output
         """
-        spaces = ["--mount", "--pid", "--ipc", "--cgroup", *([] if network else ["--net"])]
         run = subprocess.run(
-            ["nsenter", f"--target={self._first}", *spaces, "--root", "--wd", *command],
+            [*self.enter(network=network), *command],
             env=ENVIRONMENT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -14,7 +14,7 @@ from tests.packaging.conftest import SOURCE, Dist, make_site
 
 NAME = "glance-staging-watcher"
 NOT_IN_SDIST = {".gitignore", ".ci/run"}
-TEST_TOOLS = {"pytest", "hypothesis", "mypy", "ruff", "build", "dockerfile-parse", "glance"}
+TEST_TOOLS = {"pytest", "hypothesis", "mypy", "ruff", "build", "ansible-core", "glance"}
 DATA = {
     "share/man/man8/glance-staging-watcher.8",
     "share/man/man8/glance-staging-watcher-status.8",
@@ -84,7 +84,7 @@ def test_it_installs_and_runs_in_an_empty_environment(
     place.mkdir()
     site = make_site(place, str(place))
     assert run(NAME, "sweep", "--config-file", str(site.config_file)).startswith(
-        "Cleaned 1 stale staging files, 1 ignored (0 errors); "
+        "Cleaned 1 stale staging file, 1 ignored (0 errors); "
     )
     assert site.live.exists() and not site.residue.exists()
     assert "[staging_watcher]" in run(

@@ -4,6 +4,7 @@
 import configparser
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,3 +70,39 @@ def versioned() -> list[str]:
         ["git", "-C", SOURCE, "ls-files"], capture_output=True, text=True, check=True
     )
     return [path for path in run.stdout.splitlines() if (SOURCE / path).exists()]
+
+
+def test_the_setup_of_the_demo_shows_that_it_goes_on(tmp_path: Path) -> None:
+    """A line for each step, and dots while pip is at work; pip's exit code is that of make."""
+    for name in ("Makefile", "setup.cfg", "pyproject.toml"):
+        (tmp_path / name).write_text((SOURCE / name).read_text())
+    pip = tmp_path / "slow-pip"
+    for code in (0, 7):
+        (tmp_path / ".venv").mkdir()
+        pip.write_text(f'sleep 2.5; echo "$@" >>{tmp_path}/asked; exit {code}\n')
+        run = subprocess.run(
+            ["make", "--silent", ".venv/.installed", "PYTHON=true", f"PIP=sh {pip}"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (run.returncode == 0) == (code == 0)
+        assert re.search(
+            r"^Creating the Python environment .venv\n"
+            r"Installing the program and its libraries, a minute or two \.{2,}\n",
+            run.stderr,
+        )
+        assert (tmp_path / ".venv/.installed").exists() == (code == 0)
+        shutil.rmtree(tmp_path / ".venv")
+    (tmp_path / ".venv").mkdir()
+    pip.write_text(f'echo "$@" >>{tmp_path}/asked\n')
+    subprocess.run(
+        ["make", "--silent", ".venv/.test", "PYTHON=true", f"PIP=sh {pip}"],
+        cwd=tmp_path,
+        check=True,
+        timeout=60,
+    )
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert asked[-2:] == ["--editable .", "--editable .[docs,mysql,postgresql,test]"]

@@ -124,6 +124,21 @@ def refused(path: Path) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("file", "remedy"),
+    [
+        (
+            "none/audit.json",
+            "make {d}/none for the user that runs glance-api, or name another file",
+        ),
+        ("", "name a file"),
+    ],
+)
+def test_the_remedy_is_that_of_the_cause(tmp_path: Path, file: str, remedy: str) -> None:
+    said = refused(tmp_path / file)
+    assert said.endswith(f"; {remedy.format(d=tmp_path)}") and "run as" not in said
+
+
 def test_no_link_is_followed(path: Path, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.mkdir()

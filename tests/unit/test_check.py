@@ -137,15 +137,15 @@ def test_rows(count: int, result: Result, found: str) -> None:
         (Privileges("sqlite", "/x", True), None),
         (
             Privileges("mysql", "gl`ance", True),
-            "GRANT SELECT (id, deleted) ON `gl``ance`.`images` TO",
+            "GRANT SELECT (id, deleted, status) ON `gl``ance`.`images` TO",
         ),
         (
             Privileges("mariadb", "glance", True),
-            "GRANT SELECT (id, deleted) ON `glance`.`images` TO",
+            "GRANT SELECT (id, deleted, status) ON `glance`.`images` TO",
         ),
         (
             Privileges("postgresql", "glance", True),
-            "GRANT SELECT (id, deleted) ON images TO staging_watcher",
+            "GRANT SELECT (id, deleted, status) ON images TO staging_watcher",
         ),
     ],
 )

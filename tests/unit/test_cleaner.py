@@ -16,7 +16,7 @@ import pytest
 
 from tests.services import Images as GlanceImages
 from tests.unit.passes import clean, finish, new_cleaner, plan, sweep
-from watcher.database.images import Images, ImageState
+from watcher.database.images import Found, Images, ImageState
 from watcher.errors import DatabaseError
 from watcher.reconcile import cleaner as cleaner_module
 from watcher.reconcile.cleaner import Cleaner, Outcome, Progress, Removal, Step
@@ -213,14 +213,14 @@ def test_a_row_that_appears_before_the_second_read_saves_the_file(
 ) -> None:
     image = new_id()
     host.stage(image)
-    first_read = host.images.states
+    first_read = host.images.find
 
-    def late(ids: set[str]) -> dict[str, ImageState]:
-        states = first_read(ids)
+    def late(ids: set[str]) -> dict[str, Found]:
+        images = first_read(ids)
         host.glance.insert(image)
-        return states
+        return images
 
-    monkeypatch.setattr(host.images, "states", late)
+    monkeypatch.setattr(host.images, "find", late)
     assert counts(host.sweep()) == (0, 1, 0)
     assert host.left == {image}
 
@@ -263,13 +263,13 @@ def test_a_file_that_is_made_after_the_look_stays(
     image = new_id()
     if deleted:
         host.glance.insert(image, deleted=True)
-    read = host.images.states
+    read = host.images.find
 
-    def meanwhile(ids: set[str]) -> dict[str, ImageState]:
+    def meanwhile(ids: set[str]) -> dict[str, Found]:
         host.stage(image)
         return read(ids)
 
-    monkeypatch.setattr(host.images, "states", meanwhile)
+    monkeypatch.setattr(host.images, "find", meanwhile)
     with host.staging:
         outcome = clean(host.cleaner(), reported(image), Trigger.FILE_EVENT)
     assert counts(outcome) == (0, 1, 0)
@@ -283,15 +283,15 @@ def test_a_file_of_a_deleted_image_that_is_staged_again_stays(
     image = new_id()
     host.glance.insert(image, deleted=True)
     host.stage(image)
-    read = host.images.states
+    read = host.images.find
 
-    def meanwhile(ids: set[str]) -> dict[str, ImageState]:
-        states = read(ids)
+    def meanwhile(ids: set[str]) -> dict[str, Found]:
+        images = read(ids)
         (host.path / image).unlink()
         (host.path / image).write_bytes(b"of a restored image")
-        return states
+        return images
 
-    monkeypatch.setattr(host.images, "states", meanwhile)
+    monkeypatch.setattr(host.images, "find", meanwhile)
     outcome = host.sweep()
     assert counts(outcome) == (0, 1, 0) and outcome.changed == [image]
     assert host.left == {image}
@@ -341,13 +341,13 @@ def test_how_often_decisions_are_made_again(
     host.glance.insert(*images, deleted=True)
     host.stage(*images)
     slow_unlink(monkeypatch, Clock(monkeypatch, cleaner_module), pause)
-    read, asked = host.images.states, []
+    read, asked = host.images.find, []
 
-    def count(ids: set[str]) -> dict[str, ImageState]:
+    def count(ids: set[str]) -> dict[str, Found]:
         asked.append(len(ids))
         return read(ids)
 
-    monkeypatch.setattr(host.images, "states", count)
+    monkeypatch.setattr(host.images, "find", count)
     assert counts(host.sweep()) == (10, 0, 0)
     assert len(asked) == reads
 
@@ -360,16 +360,16 @@ def test_a_pass_goes_on_where_a_database_error_stopped_it(
     host.glance.insert(*live)
     host.glance.insert(*dead, deleted=True)
     host.stage(*live, *dead)
-    read, reads = host.images.states, iter(range(20))
+    read, reads = host.images.find, iter(range(20))
     asked: list[str] = []
 
-    def failing(ids: set[str]) -> dict[str, ImageState]:
+    def failing(ids: set[str]) -> dict[str, Found]:
         if next(reads) % 2:
             raise DatabaseError("gone away")
         asked.extend(ids)
         return read(ids)
 
-    monkeypatch.setattr(host.images, "states", failing)
+    monkeypatch.setattr(host.images, "find", failing)
     cleaner = host.cleaner()
     with host.staging:
         work = cleaner.sweep()
@@ -558,14 +558,14 @@ def test_no_row_in_the_table_removes_nothing(host: Host, trusted: bool) -> None:
 def test_a_database_error_ends_the_sweep(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cleaner_module, "FILES_PER_STEP", 2)
     host.stage(*(new_id() for _ in range(6)))
-    first_read, reads = host.images.states, iter(range(10))
+    first_read, reads = host.images.find, iter(range(10))
 
-    def failing(ids: set[str]) -> dict[str, ImageState]:
+    def failing(ids: set[str]) -> dict[str, Found]:
         if next(reads) == 1:
             raise DatabaseError("gone away")
         return first_read(ids)
 
-    monkeypatch.setattr(host.images, "states", failing)
+    monkeypatch.setattr(host.images, "find", failing)
     with pytest.raises(DatabaseError):
         host.sweep()
     assert len(host.left) == 4

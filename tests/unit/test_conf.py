@@ -220,6 +220,30 @@ def test_a_wrong_value_of_an_option_that_the_command_line_has_too(
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("variable", ["OS_DEFAULT__TRANSPORT_URL", "OS_DATABASE__CONNECTION"])
+def test_a_dollar_in_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "rabbit://g:top$ecret@h/")
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, "[DEFAULT]\n")
+    said = str(caught.value)
+    assert f" in the environment ({variable}) refers with $ to an option" in said
+    assert "ecret" not in said
+
+
+def test_a_wrong_value_in_the_environment_names_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OS_STAGING_WATCHER__ABSENT_GRACE", "-3")
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, "[staging_watcher]\nabsent_grace = 5\n")
+    assert str(caught.value) == (
+        "Cannot use the configuration: [staging_watcher] absent_grace in the environment "
+        "(OS_STAGING_WATCHER__ABSENT_GRACE) is not valid: Should be greater than or equal to 0"
+    )
+
+
 def test_the_environment_and_a_reload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OS_STAGING_WATCHER__SWEEP_INTERVAL", "77")
     monkeypatch.setenv("OS_DATABASE__CONNECTION", "sqlite:///env")

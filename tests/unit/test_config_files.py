@@ -158,6 +158,33 @@ def test_a_configuration_driver_of_oslo_config(tmp_path: Path) -> None:
         server.shutdown()
 
 
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        (
+            "driver = remote_file\nuri = http://u:s3cr3t@127.0.0.1:1/x.conf",
+            "using remote_file driver",
+        ),
+        ("driver = remote_file\nuri = file:///x.conf", "host was required"),
+        ("driver = nosuch", "found 'nosuch'"),
+        ("", "no 'driver' is set"),
+    ],
+)
+def test_a_configuration_driver_that_fails(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, source: str, found: str
+) -> None:
+    """oslo.config goes on without what it says."""
+    file = tmp_path / "glance-api.conf"
+    file.write_text(f"[DEFAULT]\nconfig_source = site\n[site]\n{source}\n")
+    with pytest.raises(ConfigError) as caught:
+        conf.load(["--config-file", str(file)])
+    said = str(caught.value)
+    assert said.startswith("Cannot use the configuration: could not load configuration from 'site'")
+    assert found in said and said.endswith("; correct that section, or [DEFAULT] config_source")
+    assert "s3cr3t" not in said and "LocationInfo" not in said
+    assert not caplog.records
+
+
 KNOWN = ["sweep_interval", "max_absent_removals", "pool"]
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import socketserver
+import sqlite3
 import threading
 import uuid
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ import sqlalchemy as sa
 from tests.services import Images as GlanceImages
 from watcher.database import images as images_module
 from watcher.database import postgresql as postgresql_module
-from watcher.database.images import Images, ImageState
+from watcher.database.images import Found, Images, ImageState
 from watcher.database.mysql import MySQL
 from watcher.database.postgresql import PostgreSQL
 from watcher.database.server import QUERY_TIMEOUT, READ_TIMEOUT, Row, Server
@@ -316,14 +317,14 @@ def test_an_id_that_was_not_asked_for_is_no_answer(
     monkeypatch: pytest.MonkeyPatch, answer: object
 ) -> None:
     table = Images("sqlite:////x")
-    monkeypatch.setattr(table._server, "find", lambda ids: [(answer, 0, "SERIALIZABLE")])
+    monkeypatch.setattr(table._server, "find", lambda ids: [(answer, 0, "SERIALIZABLE", None)])
     with pytest.raises(DatabaseError, match="asked for images by their ids"):
         table.states([new_id()])
 
 
 def test_an_id_that_is_answered_twice_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     table, image = Images("sqlite:////x"), new_id()
-    monkeypatch.setattr(table._server, "find", lambda ids: [(image, 0, "SERIALIZABLE")] * 2)
+    monkeypatch.setattr(table._server, "find", lambda ids: [(image, 0, "SERIALIZABLE", None)] * 2)
     with pytest.raises(DatabaseError, match="one id twice"):
         table.states([image])
 
@@ -477,7 +478,7 @@ def test_no_query_asks_for_more_ids_than_it_may(monkeypatch: pytest.MonkeyPatch,
 
     def find(ids: list[str]) -> list[Row]:
         asked.append(ids)
-        return [(key, 0, "SERIALIZABLE") for key in ids]
+        return [(key, 0, "SERIALIZABLE", None) for key in ids]
 
     def state(ids: list[str], *, causal: bool) -> list[Row]:
         asked.append(ids)
@@ -610,3 +611,33 @@ def test_closing_does_not_wait_for_a_query() -> None:
 @pytest.mark.parametrize("kind", [MySQL, PostgreSQL, SQLite])
 def test_a_close_before_any_connection(kind: type[Server]) -> None:
     kind({}).close()
+
+
+def test_the_status_comes_with_the_row(images: GlanceImages, database_url: str) -> None:
+    uploading, deleted, absent = new_id(), new_id(), new_id()
+    images.insert(uploading, status="uploading")
+    images.insert(deleted, deleted=True, status="deleted")
+    assert Images(database_url).find({uploading, deleted, absent}) == {
+        uploading: Found(LIVE, "uploading"),
+        deleted: Found(DELETED, "deleted"),
+        absent: Found(ABSENT, None),
+    }
+
+
+def test_without_a_column_for_the_status(tmp_path: Path) -> None:
+    """As in a database whose user may read two columns; each connection finds out once."""
+    database = sqlite3.connect(tmp_path / "x.sqlite", isolation_level=None)
+    database.execute("CREATE TABLE images (id VARCHAR(36) PRIMARY KEY, deleted BOOLEAN)")
+    live = new_id()
+    database.execute("INSERT INTO images VALUES (?, 0)", (live,))
+    table = Images(f"sqlite:///{tmp_path / 'x.sqlite'}")
+    asked: list[str] = []
+    table._server._connection = table._server._connect()
+    table._server._connection.set_trace_callback(asked.append)
+    for _ in range(2):
+        assert table.find([live]) == {live: Found(LIVE, None)}
+    assert ["images.status" in sql for sql in asked] == [False] * 2, "refused before it ran"
+    database.execute("ALTER TABLE images ADD status VARCHAR(30) DEFAULT 'active'")
+    assert table.find([live]) == {live: Found(LIVE, None)}
+    table.close()
+    assert table.find([live]) == {live: Found(LIVE, "active")}

@@ -3,12 +3,15 @@
 global."""
 
 import os
+import socket
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from tests.services.namespaces import MOUNTS, can_run, impossible
 
 SCRIPT = """
 import logging, sys
@@ -161,6 +164,32 @@ def test_the_journal_without_its_module(tmp_path: Path) -> None:
 
 def test_syslog_does_not_silence_the_others(tmp_path: Path) -> None:
     assert "a line" in run(tmp_path, "use_syslog = true")[0]
+
+
+def test_syslog_gets_it(tmp_path: Path) -> None:
+    if not can_run(*MOUNTS, "true"):
+        impossible("private name spaces can't be made here")
+    glances, devices = tmp_path / "glance-api.conf", tmp_path / "dev"
+    glances.write_text("[DEFAULT]\nuse_syslog = true\nsyslog_log_facility = LOG_LOCAL3\n")
+    devices.mkdir()
+    steps = ""
+    for name in ("null", "urandom"):
+        (devices / name).touch()
+        steps += f"mount --bind /dev/{name} {devices}/{name} && "
+    steps += f'mount --rbind {devices} /dev && exec "$@"'
+    program = [sys.executable, "-c", SCRIPT, "--config-file", str(glances)]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
+        syslog.bind(str(devices / "log"))
+        syslog.settimeout(60)
+        subprocess.run(
+            [*MOUNTS, "sh", "-c", steps, "sh", *program],
+            check=True,
+            capture_output=True,
+            timeout=60,
+        )
+        message = syslog.recv(4096).decode()
+    assert message.startswith(f"<{19 * 8 + 6}>"), "local3, info"
+    assert "INFO watcher.service [-] a line" in message
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from watcher import backoff, conf, logs
 from watcher.reconcile.cleaner import Failure, Progress, Removal, Step
 from watcher.service import Service
 from watcher.telemetry import report as gmr
+from watcher.telemetry.removals import Removals
 
 IMAGE = "8aa29f1a-df65-415d-993e-a9e25853feb8"
 
@@ -97,7 +98,8 @@ def test_each_removal_is_audited_before_the_next_is_made(tmp_path: Path, service
 
     for suffix in ("", ".uc", ".raw"):
         (tmp_path / "staging" / f"{IMAGE}{suffix}").touch()
-    service._audit = audit = Audit()  # type: ignore[assignment]
+    audit = Audit()
+    service._removals = Removals(audit)  # type: ignore[arg-type]
     for step in service._reconciler.run():
         service._follow_up(step)
         if service._reconciler.swept:

@@ -53,7 +53,7 @@ def checks(conf: cfg.ConfigOpts) -> Iterator[Check]:
         transport = new_transport(conf)
         url = parse_url(conf)
     except ConfigError as error:
-        yield Check("broker", Result.FAILURE, str(error), "correct transport_url in the file")
+        yield Check("broker", Result.FAILURE, str(error), "correct the option where it is set")
         return
     if not broker.is_rabbit(transport):
         yield not_checked(url.transport)
@@ -163,7 +163,7 @@ def _connect(transport: Any, url: Any) -> tuple[list[Attempt], Connection | None
         try:
             connection.connect()
         except Exception as error:  # noqa: BLE001 - drivers raise what their libraries raise
-            cause = broker.unreadable(transport) or broker.why_not_connected(error)
+            cause = broker.unusable(transport) or broker.why_not_connected(error)
             attempts.append(Attempt(address, cause))
             connection.release()
             continue

@@ -13,6 +13,7 @@ from watcher.database.images import ImageState
 from watcher.errors import ConfigError
 from watcher.reconcile.age import AgeClock
 from watcher.reconcile.cleaner import Progress
+from watcher.reconcile.kinds import Kind, Kinds, kind_of
 from watcher.reconcile.planner import Action, Decision, Planner, Reason
 from watcher.staging.directory import Staging
 
@@ -25,6 +26,8 @@ class Entry(NamedTuple):
     """One file.
 
     :param action: one of `ACTIONS`
+    :param kind: None when the file is gone, or can't be looked at
+    :param status: as it was when it was looked at
     :param size: bytes on disk
     :param age: seconds since its data, name or mode last changed; None if unknown
     """
@@ -36,6 +39,9 @@ class Entry(NamedTuple):
     reason: str
     size: int
     age: float | None
+    image_status: str | None = None
+    kind: Kind | None = None
+    status: os.stat_result | None = None
 
 
 @dataclass
@@ -51,6 +57,8 @@ class Totals:
 
     def __init__(self) -> None:
         self.by_action = {action: Count() for action in ACTIONS}
+        #: the same files by kind, for each action
+        self.kinds = {action: Kinds() for action in ACTIONS}
         #: whether max_absent_removals, or a missing witness, keeps files
         self.limited = self.unwitnessed = 0
         #: of what is to be removed, or can't be
@@ -79,6 +87,8 @@ class Totals:
         count = self.by_action[entry.action]
         count.files += 1
         count.size += entry.size
+        if entry.kind is not None and entry.status is not None:
+            self.kinds[entry.action].add(entry.kind, entry.status)
         self.limited += entry.reason == Reason.LIMIT.value
         self.unwitnessed += entry.reason == Reason.NO_WITNESS.value
         if entry.action in (REMOVE, ERROR) and entry.age is not None:
@@ -90,7 +100,7 @@ class Totals:
 def entries(
     staging: Staging, planner: Planner, decisions: Iterable[Decision | Progress]
 ) -> Iterator[Entry]:
-    """Yield one entry for each decision; a file that can't be removed gives
+    """Entries on the files of these decisions, one at a time; a file that can't be removed gives
     its place in the removal budget back, as in a sweep.
 
     :raises ConfigError: the directory can't be read
@@ -140,6 +150,8 @@ def _entry(staging: Staging, decision: Decision, clock: AgeClock, obstacles: _Ob
         obstacle = obstacles.of(status)
     if action == REMOVE and obstacle:
         action, reason = ERROR, f"{reason}, but {obstacle}"
+    if decision.state is ImageState.LIVE and decision.image_status:
+        reason = f"{reason}: {decision.image_status}"
     return Entry(
         decision.name,
         decision.image_id,
@@ -148,4 +160,7 @@ def _entry(staging: Staging, decision: Decision, clock: AgeClock, obstacles: _Ob
         reason,
         status.st_blocks * 512 if status else 0,
         clock.age(status) if status else None,
+        decision.image_status,
+        kind_of(decision, status) if status else None,
+        status,
     )

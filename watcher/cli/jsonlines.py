@@ -7,11 +7,14 @@ They are an interface: docs/formats.md has the fields.
 import base64
 import json
 import os
+import time
+from collections.abc import Iterable
 from dataclasses import asdict
 
 from watcher.cli.inventory import Entry, Totals
 from watcher.cli.terminal import say
 from watcher.reconcile.cleaner import Removal
+from watcher.reconcile.kinds import Kinds, merged
 from watcher.reconcile.planner import Decision
 
 VERSION = 1  # of the JSON; it is raised when a field is renamed, goes, or means something else
@@ -40,6 +43,8 @@ def entry_fields(entry: Entry) -> dict[str, object]:
         **name_fields(entry.name),
         "image_id": entry.image_id,
         "image_state": entry.state.value if entry.state else None,
+        "image_status": entry.image_status,
+        "file_kind": str(entry.kind) if entry.kind else None,
         "action": entry.action,
         "reason": entry.reason,
         "size": entry.size,
@@ -70,3 +75,16 @@ def failed_fields(decision: Decision, error: OSError) -> dict[str, object]:
 def totals_fields(totals: Totals) -> dict[str, object]:
     """Fields of sums by action."""
     return {action: asdict(count) for action, count in totals.by_action.items()}
+
+
+def kinds_fields(kinds: Iterable[Kinds]) -> dict[str, object]:
+    """Fields of sums by kind."""
+    now, found = time.time(), merged(kinds)
+    return {
+        str(kind): {
+            "files": share.files,
+            "size": share.size,
+            "oldest": round(share.age(now), 3),
+        }
+        for kind, share in found.in_order()
+    }

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from oslo_log import log
 
 from watcher.database.images import ImageState
+from watcher.reconcile.kinds import Kinds, kind_of
 from watcher.reconcile.planner import Action, Decision, Look, Planner, Reason
 from watcher.staging.directory import FileChangedError, Staging
 from watcher.stats import Stats, Tally, Trigger
@@ -82,6 +83,8 @@ class Outcome(Tally):
     limited: int = 0
     #: cause of the last removal that failed
     failure: OSError | None = None
+    #: what a sweep leaves
+    kinds: Kinds = field(default_factory=Kinds)
 
 
 class Cleaner:
@@ -258,6 +261,7 @@ class Pass:
         outcome = self.outcome
         if decision.action is Action.REMOVE:
             return self._remove(decision)
+        self._count_kept(decision)
         if decision.image_id is None:
             LOG.debug(
                 "Staging directory contains unexpected non-image file %r; ignoring", decision.name
@@ -271,6 +275,10 @@ class Pass:
         outcome.ignored += 1
         return None
 
+    def _count_kept(self, decision: Decision) -> None:
+        if self._trigger is Trigger.SWEEP and decision.status is not None:
+            self.outcome.kinds.add(kind_of(decision, decision.status), decision.status)
+
     def _remove(self, decision: Decision) -> Step:
         outcome, size, failure = self.outcome, None, None
         try:
@@ -278,9 +286,11 @@ class Pass:
         except FileChangedError:
             outcome.changed.append(decision.name)
             outcome.ignored += 1
+            self._count_kept(decision)
         except OSError as error:
             failure = error
             outcome.error += 1
+            self._count_kept(decision)
         else:
             outcome.cleaned += 1
         finally:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence, Set
 from itertools import islice
 from typing import NamedTuple
 
-from watcher.database.images import Images, ImageState
+from watcher.database.images import Found, Images, ImageState
 from watcher.errors import DatabaseError
 from watcher.reconcile.age import AgeClock, Sightings
 from watcher.reconcile.budget import RemovalBudget
@@ -54,6 +54,7 @@ class Decision(NamedTuple):
 
     :param status: of the file, from before its image's row was read; None if there was none
     :param delay: seconds until a recheck
+    :param image_status: of a live image, if it may be read
     """
 
     name: str
@@ -63,6 +64,7 @@ class Decision(NamedTuple):
     reason: Reason
     status: os.stat_result | None = None
     delay: float = 0.0
+    image_status: str | None = None
 
 
 def action_for(
@@ -136,7 +138,7 @@ class Planner:
         :raises DatabaseError: it can't be asked
         """
         if not self.witnessed:
-            self._states(ids)
+            self._find(ids)
 
     def look(self, name: str) -> Look:
         """Status of a file, to be taken before its image's row is read."""
@@ -152,7 +154,8 @@ class Planner:
         :raises DatabaseError: nothing is decided then
         """
         ids = {name: image_id(name) for name in looks}
-        states = self._states({found for found in ids.values() if found})
+        images = self._find({found for found in ids.values() if found})
+        states = {key: image.state for key, image in images.items()}
         # An age is taken once: a file that comes of age meanwhile has not had its second read.
         ages = {
             name: self._age(name, looks[name])
@@ -163,25 +166,26 @@ class Planner:
         if suspects:
             states |= self._confirm(suspects)
         return [
-            Decision(name, None, None, Action.KEEP, Reason.NOT_AN_IMAGE)
+            Decision(name, None, None, Action.KEEP, Reason.NOT_AN_IMAGE, _status(looks[name]))
             if found is None
             else self._decide(
                 name,
                 found,
                 states[found],
                 looks[name],
+                image_status=images[found].status,
                 age=ages.get(name, 0.0),
                 notified=found.lower() in notified,
             )
             for name, found in ids.items()
         ]
 
-    def _states(self, ids: Set[str]) -> dict[str, ImageState]:
-        states = self._images.states(ids)
+    def _find(self, ids: Set[str]) -> dict[str, Found]:
+        images = self._images.find(ids)
         self._witness = next(
-            (key for key, state in states.items() if state in _KNOWN), self._witness
+            (key for key, image in images.items() if image.state in _KNOWN), self._witness
         )
-        return states
+        return images
 
     def _confirm(self, suspects: Set[str]) -> dict[str, ImageState]:
         """Have the database state what has no row; the witness must have one in the same answer,
@@ -216,6 +220,7 @@ class Planner:
         state: ImageState,
         look: Look,
         *,
+        image_status: str | None,
         age: float,
         notified: bool,
     ) -> Decision:
@@ -227,9 +232,8 @@ class Planner:
             witnessed=self.witnessed,
         )
         young = reason is Reason.YOUNG
-        status = None if isinstance(look, OSError) else look
         delay = self.grace - age + 0.05 if young else 0.0  # past it, not just at it
-        return Decision(name, found, state, action, reason, status, delay)
+        return Decision(name, found, state, action, reason, _status(look), delay, image_status)
 
     def afford(self, decision: Decision) -> Decision:
         """Apply the budget, just before a decision is carried out or shown.
@@ -244,3 +248,7 @@ class Planner:
         """Give back what was reserved for a removal that was not made."""
         if decision.reason is Reason.ABSENT:
             self.budget.refund()
+
+
+def _status(look: Look) -> os.stat_result | None:
+    return None if isinstance(look, OSError) else look

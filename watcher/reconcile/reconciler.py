@@ -20,6 +20,7 @@ from watcher.reconcile.planner import recheck_delay
 from watcher.staging.directory import DirectoryReplacedError, Identity, Staging
 from watcher.staging.mounts import private_tmp
 from watcher.stats import Tally, Trigger
+from watcher.units import counted, human_size
 from watcher.workqueue import Directory, File, Image, Key, Sweep, Waiting, WorkQueue
 
 LOG = log.getLogger(__name__)
@@ -198,7 +199,7 @@ class Reconciler:
         outcome, self._sweep = self._sweep.outcome, None
         self.conditions["database"].end()
         self._evaluate(outcome, swept=True)
-        self._log_removed()
+        self._log_sweep(outcome)
         self._requeue_files(outcome, {})
         self._queue.put(Sweep(), delay=backoff.around(self._limits.sweep_interval, JITTER))
 
@@ -321,14 +322,23 @@ class Reconciler:
         if self._planner.budget.room:
             self.conditions["absent_removals_limit"].end()
 
-    def _log_removed(self) -> None:
-        tallies = self._stats.tallies.values()
+    def _log_sweep(self, outcome: Outcome) -> None:
+        tallies, last = self._stats.tallies.values(), self._stats.last_sweep
         removed, size = sum(t.removed for t in tallies), sum(t.size for t in tallies)
-        if removed > self._logged_removed[0]:
+        by_events = removed - self._logged_removed[0] - outcome.removed
+        freed = size - self._logged_removed[1] - outcome.size
+        looked_at = outcome.cleaned + outcome.ignored + outcome.error
+        if last is not None and (looked_at or by_events):
             LOG.info(
-                "Removed %i stale staging files, %.1f MiB, since the previous sweep",
-                removed - self._logged_removed[0],
-                (size - self._logged_removed[1]) / 2**20,
+                "Sweep finished in %.1f s: %s removed, %s; %s kept; %s; events since the previous "
+                "sweep: %s removed, %s",
+                last.duration,
+                counted(outcome.removed, "file"),
+                human_size(outcome.size),
+                counted(outcome.ignored, "file"),
+                counted(outcome.error, "error"),
+                counted(by_events, "file"),
+                human_size(freed),
             )
         self._logged_removed = removed, size
 

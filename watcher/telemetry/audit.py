@@ -50,9 +50,16 @@ class AuditLog:
         try:
             self._open()
         except OSError as error:
+            remedy = {
+                errno.ENOENT: f"make {os.path.dirname(self._path)} for the user that runs "
+                "glance-api, or name another file",
+                errno.EISDIR: "name a file",
+            }.get(
+                error.errno or 0,
+                "run as the user that runs glance-api, or name a file that it can write",
+            )
             raise ConfigError(
-                f"Cannot write [staging_watcher] audit_log {path}: {error.strerror}; "
-                "run as the user that runs glance-api, or name a file that it can write"
+                f"Cannot write [staging_watcher] audit_log {path}: {error.strerror}; {remedy}"
             ) from None
 
     def record(self, removal: Removal) -> None:

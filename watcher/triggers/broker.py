@@ -8,6 +8,7 @@ import amqp
 from kombu import Connection
 
 from watcher.conf import DISTRIBUTION
+from watcher.triggers import tls_files
 from watcher.triggers.connection_log import cause_of
 
 GROUP = "oslo_messaging_rabbit"
@@ -80,7 +81,7 @@ def consumers(transport: Any, url: Any, queue: str) -> int:
             if "no queue" in str(error):
                 return 0
         except Exception as error:  # noqa: BLE001 - drivers raise what their libraries raise
-            cause = unreadable(transport) or why_not_connected(error)
+            cause = unusable(transport) or why_not_connected(error)
             causes.append(f"{address}: {cause}")
     raise ConnectionError("; ".join(causes))
 
@@ -94,21 +95,16 @@ def why_not_connected(error: Exception) -> str:
     return cause_of(str(error)) or type(error).__name__
 
 
-def unreadable(transport: Any) -> str | None:
-    """The first file of TLS that can't be read, which errors of ssl don't name."""
+def unusable(transport: Any) -> str | None:
+    """What is wrong with the files of TLS, which errors of ssl don't name."""
     if GROUP not in transport.conf:
         return None
     options = transport.conf[GROUP]
-    if options.ssl:
-        for name in ("ssl_ca_file", "ssl_cert_file", "ssl_key_file"):
-            path = getattr(options, name)
-            try:
-                if path:
-                    with open(path, "rb"):
-                        pass
-            except OSError as error:
-                return f"[{GROUP}] {name} = {path}: {error.strerror}"
-    return None
+    if not options.ssl:
+        return None
+    names = (tls_files.AUTHORITY, tls_files.CERTIFICATE, tls_files.KEY)
+    why = tls_files.fault({name: getattr(options, name) for name in names})
+    return f"[{GROUP}] {why}" if why else None
 
 
 def _tls(options: Any, host: str) -> dict[str, Any] | bool:

@@ -300,7 +300,7 @@ class NotificationListener:
     def _lose(self, cause: str) -> None:
         self._listening, self._missed = False, True
         if _FILE_ERROR in cause:
-            cause = broker.unreadable(self._transport) or cause
+            cause = broker.unusable(self._transport) or cause
         self._fault.begin(f"broker {self._brokers}: {cause}")
 
     def _receive(self) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 from oslo_config import cfg
 from oslo_service import backend
 
-from watcher import logs
-from watcher.conf import DISTRIBUTION
+from watcher import config_files, logs
+from watcher.conf import DISTRIBUTION, one_line
 from watcher.errors import ConfigError
 
 # futurist imports eventlet if it is installed, with a DNS library that takes as long as all else.
@@ -30,7 +30,7 @@ def new_transport(conf: cfg.ConfigOpts) -> Any:
     """
     messaging.set_transport_defaults(control_exchange="glance")
     try:
-        return messaging.get_notification_transport(conf)
+        transport = messaging.get_notification_transport(conf)
     except messaging.DriverLoadFailure as error:
         raise ConfigError(
             f"transport_url has the unknown scheme {error.driver!r}; expected rabbit://"
@@ -46,6 +46,24 @@ def new_transport(conf: cfg.ConfigOpts) -> Any:
             f"transport_url can't be used ({type(error).__name__}); expected "
             "rabbit://user:password@host:port/vhost"
         ) from None
+    _read_all(conf)
+    return transport
+
+
+def _read_all(conf: cfg.ConfigOpts) -> None:
+    """Ask for the value of each option of oslo.messaging now, which converts it only then."""
+    for group in conf:
+        if not group.startswith("oslo_messaging_"):
+            continue
+        for name in conf[group]:
+            try:
+                _ = conf[group][name]
+            except cfg.ConfigSourceValueError as error:
+                place = config_files.where(getattr(conf, "arguments", []), (group, name))
+                why = one_line(error).partition(" is not valid: ")[2]
+                raise ConfigError(
+                    f"Cannot use the configuration: [{group}] {name} in {place} is not valid: {why}"
+                ) from None
 
 
 def parse_url(conf: cfg.ConfigOpts) -> Any:
