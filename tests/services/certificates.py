@@ -49,10 +49,16 @@ class Authority:
             *("req", "-nodes", "-newkey", "rsa:2048", "-subj", f"/CN={name}"),
             *("-keyout", key, "-out", request),
         )
-        _openssl(
+        sign: tuple[object, ...] = (
             *("x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self._key),
-            *("-CAcreateserial", "-days", str(days), "-extfile", extensions, "-out", path),
+            *("-CAcreateserial", "-extfile", extensions, "-out", path),
         )
+        try:
+            _openssl(*sign, "-days", str(days))
+        except subprocess.CalledProcessError:  # openssl 3.5 takes no negative days, 3.0 no dates
+            if days >= 0:
+                raise
+            _openssl(*sign, "-not_before", "20200101000000Z", "-not_after", "20200102000000Z")
         key.chmod(0o600)
         if account:
             shutil.chown(key, account, account)

@@ -74,7 +74,11 @@ class GaleraNode(MariaDB):
 
     def set_provider(self, option: str, value: object) -> None:
         """Change an option of Galera's own."""
-        self.ask(f"SET GLOBAL wsrep_provider_options = '{option}={value}'")
+        try:
+            self.ask(f"SET GLOBAL wsrep_provider_options = '{option}={value}'")
+        except pymysql.OperationalError:  # from MariaDB 11.4 on each one is a variable
+            name = option.replace(".", "_")
+            self.ask(f"SET GLOBAL wsrep_provider_{name} = {value}")
 
     def lock(self) -> None:
         """Hold a lock on all tables as a backup does; the node applies nothing, and answers."""

@@ -45,7 +45,7 @@ class RabbitMQCluster:
     def start(self) -> None:
         """Start the nodes that don't run, heal all partitions, and wait for the whole cluster."""
         self._mapper.start()
-        # Together: at its first start a RabbitMQ 4 waits for those which it is to form a cluster with.
+        # Together: at its first start a RabbitMQ 4 waits for the others.
         with ThreadPoolExecutor() as pool:
             list(pool.map(RabbitMQNode.start, self.nodes))
         self.heal()
