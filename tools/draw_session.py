@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draws a terminal session from a real run: python -m tools.draw_session [FILE]."""
 
+import contextlib
 import io
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -61,13 +63,9 @@ def _prepare(place: Path) -> None:
         f"[database]\nconnection = sqlite:///{place}/glance.sqlite\n"
         "[staging_watcher]\nnotifications = false\n"
     )
-    rows = f"('{LIVE}', 0), ('{DELETED}', 1)"
-    script = (
-        "import sqlite3, sys; database = sqlite3.connect(sys.argv[1]); database.executescript("
-        f'"CREATE TABLE images (id CHAR(36) PRIMARY KEY, deleted BOOLEAN);'
-        f'INSERT INTO images VALUES {rows}")'
-    )
-    subprocess.run([sys.executable, "-c", script, place / "glance.sqlite"], check=True)
+    with contextlib.closing(sqlite3.connect(place / "glance.sqlite")) as database, database:
+        database.execute("CREATE TABLE images (id CHAR(36) PRIMARY KEY, deleted BOOLEAN)")
+        database.executemany("INSERT INTO images VALUES (?, ?)", [(LIVE, 0), (DELETED, 1)])
 
 
 def _run(command: str, place: str) -> str:

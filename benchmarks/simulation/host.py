@@ -135,7 +135,8 @@ class SimulatedStaging(Staging):
         if name not in self._disk.files:
             raise FileNotFoundError(name)
         moment = EPOCH + self._disk.files[name]
-        return os.stat_result((stat.S_IFREG, 1, 1, 1, 0, 0, 4096, moment, moment, moment))
+        fields = (stat.S_IFREG, 1, 1, 1, 0, 0, 4096, moment, moment, moment)
+        return os.stat_result(fields, {"st_blocks": 8})
 
     def remove(self, name: str, seen: os.stat_result | None) -> int | None:
         """Remove a file; it may have gone by then."""

@@ -321,13 +321,11 @@ def test_a_rollback_restores_what_an_upgrade_replaced(tmp_path: Path) -> None:
     (environment / "old").touch()
     stubs = tmp_path / "stubs"
     stubs.mkdir()
-    for name in ("systemctl", "sudo", "python3"):
-        (stubs / name).write_text(f'#!/bin/sh\necho {name} "$@"\n')
+    pip = '"#!/bin/sh\\necho pip \\$@"'
+    venv = f'mkdir -p "$3/bin"\nprintf {pip} >"$3/bin/pip"\nchmod +x "$3/bin/pip"\n'
+    for name, work in (("systemctl", ""), ("sudo", ""), ("python3", venv)):
+        (stubs / name).write_text(f'#!/bin/sh\necho {name} "$@"\n{work}')
         (stubs / name).chmod(0o755)
-    (stubs / "python3").write_text(
-        '#!/bin/sh\necho python3 "$@"\nmkdir -p "$3/bin"\n'
-        'printf "#!/bin/sh\\necho pip \\$@" >"$3/bin/pip"\nchmod +x "$3/bin/pip"\n'
-    )
     path = f"{stubs}:{os.environ['PATH']}"
     outputs = []
     for begin, end in (("## Upgrade", "## Roll back"), ("## Roll back", "## Remove")):
@@ -379,6 +377,7 @@ RUN_BY = {
     r"rabbitmqctl (add_user|set_permissions)": ("functional/test_privileges.py", "set_permissions"),
     r"rabbitmqctl delete_queue": ("functional/test_privileges.py", "delete_queue"),
     r"podman": ("packaging/test_container.py", "Containerfile"),
+    r"install -": ("packaging/test_container.py", "recorded"),
     r"curl ": ("functional/test_metrics.py", "/readyz"),
     r"(cd|cat|cp|mv|rm|mkdir|echo|ls|export|python3|END|\w+ =|import|database|jq)\b": ("docs", ""),
 }

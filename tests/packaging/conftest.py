@@ -45,6 +45,16 @@ def unavailable(reason: str) -> None:
     (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
 
 
+def versioned() -> list[str]:
+    """Paths of all files of the checkout that git knows."""
+    if not (SOURCE / ".git").exists():
+        pytest.skip("not a checkout of git")
+    run = subprocess.run(
+        ["git", "-C", SOURCE, "ls-files"], capture_output=True, text=True, check=True
+    )
+    return [path for path in run.stdout.splitlines() if (SOURCE / path).exists()]
+
+
 @pytest.fixture(scope="session")
 def build_once(
     tmp_path_factory: pytest.TempPathFactory,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.conftest import SOURCE, Dist, make_site
+from tests.packaging.conftest import SOURCE, Dist, make_site, versioned
 
 NAME = "glance-staging-watcher"
 NOT_IN_SDIST = {".gitignore", ".ci/run"}
@@ -28,15 +28,9 @@ DATA = {
 
 
 def test_the_sdist_has_all_that_is_versioned(dist: Dist) -> None:
-    listed = subprocess.run(
-        ["git", "-C", SOURCE, "ls-files"], capture_output=True, text=True, check=False
-    )
-    if listed.returncode:
-        pytest.skip("not a checkout of git")
-    there = {name for name in listed.stdout.splitlines() if (SOURCE / name).exists()}
     with tarfile.open(dist.sdist) as archive:
         packed = {member.name.partition("/")[2] for member in archive if member.isfile()}
-    assert there - packed == NOT_IN_SDIST
+    assert set(versioned()) - packed == NOT_IN_SDIST
     assert not [name for name in packed if name.endswith(".pyc")]
 
 

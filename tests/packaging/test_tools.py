@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.conftest import SOURCE
+from tests.packaging.conftest import SOURCE, versioned
 
 
 def test_bindep_names_the_packages_that_are_installed_for_the_tests() -> None:
@@ -60,16 +60,6 @@ def test_generated_pictures_and_results_are_small() -> None:
     ]
     assert len(generated) >= 9
     assert sum((SOURCE / path).stat().st_size for path in generated) < 300_000
-
-
-def versioned() -> list[str]:
-    """Paths of all files of the checkout that git knows."""
-    if not (SOURCE / ".git").exists():
-        pytest.skip("not a checkout of git")
-    run = subprocess.run(
-        ["git", "-C", SOURCE, "ls-files"], capture_output=True, text=True, check=True
-    )
-    return [path for path in run.stdout.splitlines() if (SOURCE / path).exists()]
 
 
 def test_the_setup_of_the_demo_shows_that_it_goes_on(tmp_path: Path) -> None:
