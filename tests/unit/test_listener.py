@@ -509,9 +509,26 @@ def test_a_supervisor_that_ended_is_a_fault_and_started_again(
         thread = world.notifications._thread
         assert thread is not None
         thread.join()
+    assert world.notifications.failure == "its thread has ended"
+    assert world.notifications.condition == "its thread has ended"
     world.notifications.supervise()
     world.wait_condition(None)
+    assert world.notifications.failure is None
     assert world.queue.replaced == [Sweep()]
+
+
+def test_a_supervisor_that_hangs_is_no_longer_healthy(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a question to a broker that never ends; but not while it connects."""
+    assert world.notifications.failure is None, "it isn't started"
+    world.start(None)
+    world.wait_condition(None)
+    monkeypatch.setattr(listener, "STALL_TIMEOUT", -1.0)
+    assert str(world.notifications.failure).startswith("no progress for ")
+    assert str(world.notifications.condition).startswith("no progress for ")
+    world.notifications._try.consumption = None
+    assert world.notifications.failure is None
 
 
 def test_a_question_that_fails_is_a_fault(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

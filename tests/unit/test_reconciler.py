@@ -33,6 +33,7 @@ class FollowingWatch:
 
     def __init__(self) -> None:
         self.watching: Identity | None = None
+        self.failure: str | None = None
         self.fault: OSError | None = None
 
     def follow(self, staging: Staging) -> None:
@@ -694,8 +695,11 @@ def test_removals_that_fail_are_a_condition(
 
 
 def test_file_events_that_cannot_be_had_are_a_condition(
-    new_world: Callable[..., World], caplog: pytest.LogCaptureFixture
+    new_world: Callable[..., World],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(backoff, "backoff", lambda attempt: 0.0)
     world = new_world()
     world.watch.fault = OSError(errno.EMFILE, "no instance")
     for _ in range(3):
@@ -708,6 +712,43 @@ def test_file_events_that_cannot_be_had_are_a_condition(
     assert name not in world.left, "it is swept, for events may have been missed"
     assert logged(caplog)[:2] == [
         "Cannot watch the staging directory; sweeps and notifications continue",
+        "Watching the staging directory again",
+    ]
+
+
+def test_a_watch_that_failed_is_a_fault_until_it_is_seen_to_work_again(
+    new_world: Callable[..., World],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: list[int] = []
+    monkeypatch.setattr(backoff, "backoff", lambda attempt: waits.append(attempt) or 3600.0)  # type: ignore[func-returns-value]
+    world = new_world()
+    world.do()
+    follow, followed = world.watch.follow, []
+
+    def fail(staging: Staging) -> None:
+        follow(staging)
+        followed.append(True)
+        world.watch.watching, world.watch.failure = None, "its thread has ended"
+
+    fail(Staging(str(world.staging)))
+    [name] = world.stage(True)
+    with monkeypatch.context() as failing:
+        failing.setattr(world.watch, "follow", fail)
+        for _ in range(5):
+            world.do()
+    assert len(followed) == 2 and waits == [1], "made again once, then after a wait"
+    assert name not in world.left, "it is swept, for events may have been missed"
+    assert world.causes() == {"file_events": "its thread has ended"}
+    world.reconciler._watch_at, world.watch.failure = 0.0, None
+    world.do()
+    world.do()
+    assert not world.causes()
+    assert logged(caplog) == [
+        f"Watching staging directory {world.staging}",
+        "Cannot watch the staging directory; sweeps and notifications continue",
+        "Removed 1 stale staging files, 0.0 MiB, since the previous sweep",
         "Watching the staging directory again",
     ]
 
@@ -792,3 +833,78 @@ def test_names_that_no_watch_reported_are_found_by_a_notification(world: World) 
     (world.staging / f"{image}.qcow2").touch()
     steps = world.do(Image(image))
     assert removed(steps, Trigger.NOTIFICATION) == [f"{image}.qcow2"]
+
+
+# What is proved while nothing happens
+
+
+def test_a_database_that_is_down_is_found_without_a_sweep_or_event(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.do(Sweep())
+    world.break_database()
+    world.do()
+    assert not world.causes(), "it answered a moment ago"
+    monkeypatch.setattr(reconciler_module, "PROOF_INTERVAL", -1.0)
+    world.do()
+    assert "unable to open database file" in world.causes()["database"]
+    world.repair_database()
+    monkeypatch.setattr(world.reconciler, "_retry_at", 0.0)
+    world.do(Sweep())
+    assert not world.causes()
+
+
+def test_a_database_is_not_asked_again_soon_after_an_answer(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.do(Sweep())
+    asked: list[None] = []
+    monkeypatch.setattr(world.images, "check", lambda: asked.append(None))
+    for _ in range(3):
+        world.do()
+    assert not asked
+    monkeypatch.setattr(world.images, "answered", 0.0)
+    world.do()
+    assert len(asked) == 1
+
+
+def test_a_database_that_is_down_is_found_while_there_is_no_directory(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.do(Sweep())
+    world.staging.rename(world.staging.with_name("away"))
+    world.do(Sweep())
+    sweeps = world.cleaner.stats.sweeps
+    world.break_database()
+    monkeypatch.setattr(reconciler_module, "PROOF_INTERVAL", -1.0)
+    world.do()
+    assert "unable to open database file" in world.causes()["database"]
+    world.repair_database()
+    world.do()
+    world.do(Sweep())
+    assert "database" not in world.causes() and world.cleaner.stats.sweeps == sweeps + 1
+
+
+def test_where_nothing_can_be_removed_is_known_before_a_removal_fails(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cause = "Read-only file system"
+    with monkeypatch.context() as stuck:
+        stuck.setattr(Staging, "refusal", lambda staging: cause)
+        world.do()
+        world.do(Sweep())
+        assert world.causes() == {"removals": cause}, "no sweep of no residue ends it"
+    world.do()
+    assert not world.causes()
+
+
+def test_a_removal_that_failed_is_not_forgotten_by_a_look_at_the_directory(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.stage(True)
+    error = OSError(errno.EROFS, os.strerror(errno.EROFS))
+    with monkeypatch.context() as stuck:
+        stuck.setattr(os, "unlink", lambda *_, **__: (_ for _ in ()).throw(error))
+        world.do(Sweep())
+    world.do()
+    assert world.causes() == {"removals": "Read-only file system"}

@@ -79,6 +79,9 @@ def _sweep(conf: cfg.ConfigOpts, staging: Staging, cleaner: Cleaner, *, as_json:
             done = work.outcome
             end.done = f"cleaned {_counts(done)}; {human_size(done.size)} gained"
             raise
+        finally:
+            if audit is not None:
+                audit.close()
     outcome = work.outcome
     if as_json:
         _say_summary(staging, outcome, None, kept=(outcome.limited, outcome.unwitnessed))

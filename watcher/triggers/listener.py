@@ -24,6 +24,7 @@ from watcher.conditions import Condition
 from watcher.conf import GROUP
 from watcher.staging.names import canonical_id
 from watcher.stats import Stats
+from watcher.threads import ENDED
 from watcher.triggers import broker
 from watcher.triggers.connection_log import ConnectionLog, Event, cause_of, is_poller
 from watcher.triggers.transport import messaging, new_transport, parse_url
@@ -42,6 +43,7 @@ RECONNECT_SPREAD = 3.0
 
 CHECK_INTERVAL = 300.0  # seconds between questions whether the queue has a consumer still
 LOOK_INTERVAL = 5.0  # seconds between looks at the threads of oslo.messaging
+STALL_TIMEOUT = 120.0  # seconds; far longer than brokers are asked, one after the other
 REFUSAL_TIME = 10.0  # seconds; more than oslo.messaging takes for a try that is refused
 CONSUME_TIME = 5.0  # seconds in which oslo.messaging, once connected, consumes its queue
 
@@ -148,6 +150,7 @@ class NotificationListener:
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self._started = False
+        self._looked = 0.0  # when at its threads
         self._try = _Try()
         self._log = ConnectionLog(lambda event, cause: self._try.put(Report(event, cause)))
         self._attempt = 0
@@ -163,8 +166,22 @@ class NotificationListener:
     def condition(self) -> str | None:
         """Why no notifications are received; None while they are."""
         if self._fault.cause is None and self._listening:
+            return self.failure
+        return self._fault.cause or self.failure or "not connected yet"
+
+    @property
+    def failure(self) -> str | None:
+        """What is wrong with the thread that supervises it; None while it runs or isn't to run."""
+        thread = self._thread
+        if not self._started or self._stopping.is_set():
             return None
-        return self._fault.cause or "not connected yet"
+        if thread is None or not thread.is_alive():
+            return ENDED
+        silent = time.monotonic() - self._looked
+        # While it connects it waits for as long as the broker is away.
+        if self._try.consumption is None or silent < STALL_TIMEOUT:
+            return None
+        return f"no progress for {silent:.0f} s"
 
     def start(self) -> None:
         """Connect, and log when Glance sends nothing."""
@@ -181,7 +198,7 @@ class NotificationListener:
             if alive or not self._started or self._stopping.is_set():
                 return
             if self._thread is not None:
-                self._lose("the thread that supervises it ended")
+                self._lose(ENDED)
             thread = threading.Thread(target=self._run, name="notifications", daemon=True)
             try:
                 thread.start()
@@ -215,6 +232,7 @@ class NotificationListener:
 
     def _listen(self) -> None:
         """Start a listener and supervise it until another must take its place."""
+        self._looked = time.monotonic()
         self._try = current = _Try()
         # A listener whose start failed can't be started again: a new one for each attempt.
         current.start(
@@ -229,6 +247,7 @@ class NotificationListener:
         try:
             while not self._stopping.is_set():
                 report = current.get()
+                self._looked = time.monotonic()
                 if report is not None and not self._handle(report, current):
                     return
                 if current.consumption is not None and not self._look(current.consumption):
