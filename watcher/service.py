@@ -273,6 +273,7 @@ def run(conf: Config) -> int:
     :raises ConfigError: the configuration can't be used
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    threading.excepthook = _log_end
     faulthandler.enable()  # the watchdog's SIGABRT tells where it hung
     service = Service(conf)
     startup.announce(conf)
@@ -291,6 +292,12 @@ def run(conf: Config) -> int:
     LOG.info("Stopping on %s", signal.Signals(received).name)
     service.stop()
     return 0
+
+
+def _log_end(arguments: threading.ExceptHookArgs) -> None:
+    """Log the end of a thread without a trace above DEBUG; it is supervised."""
+    name = arguments.thread.name if arguments.thread is not None else "unknown"
+    LOG.debug("Thread %s ended: %r", name, arguments.exc_value)
 
 
 def _next_signal() -> int | None:

@@ -342,7 +342,7 @@ def test_a_server_whose_thread_ended_answers_again(
 
     with monkeypatch.context() as ending:
         ending.setattr(server, "handle_request", end)
-        ending.setattr(served, "ACCEPT_INTERVAL", 0.0)
+        ending.setattr(threading, "excepthook", lambda arguments: None)
         ask(server, "/")  # the last one, by the call that was under way
         wait_for(lambda: server._thread.ended, TIMEOUT, "its end")
     server.supervise()

@@ -296,6 +296,7 @@ def test_threads_are_looked_after_between_signals(
     monkeypatch.setattr(startup, "announce", lambda conf: None)
     monkeypatch.setattr(service, "supervise", lambda: looks.append(None))
     monkeypatch.setattr(threading, "Timer", lambda *_: threading.Thread())
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     try:
         assert service_module.run(service._conf) == 0
@@ -303,6 +304,21 @@ def test_threads_are_looked_after_between_signals(
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         faulthandler.disable()
     assert len(looks) == 3
+
+
+def test_the_end_of_a_thread_is_one_debug_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setattr(threading, "excepthook", service_module._log_end)
+
+    def fail() -> None:
+        raise RuntimeError("a bug")
+
+    thread = threading.Thread(target=fail, name="worker")
+    thread.start()
+    thread.join()
+    assert caplog.messages == ["Thread worker ended: RuntimeError('a bug')"]
 
 
 def test_a_signal_is_waited_for_a_few_seconds_only(monkeypatch: pytest.MonkeyPatch) -> None:
