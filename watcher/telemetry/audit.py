@@ -27,6 +27,8 @@ MAX_WAITING = 1 << 20  # bytes of records that wait until the file is writable
 CHECK_INTERVAL = 10.0  # seconds between looks whether it still is
 MAX_LINKS = 40  # symbolic links in a path, as in the kernel
 
+_LINK = "The file is a symbolic link; name its target"
+
 
 class AuditLog:
     """Appends removals to a file. A file that can't be written delays or prevents no removal:
@@ -152,6 +154,28 @@ class AuditLog:
                 self.condition.begin(error.strerror or str(error))
 
 
+def refusal(path: str) -> str | None:
+    """Why `AuditLog` would refuse a file, apart from permissions; nothing is opened for writing.
+
+    None also where the file isn't there yet.
+
+    :raises OSError: the path can't be looked at
+    """
+    place, name = os.path.split(os.path.abspath(path))
+    try:
+        with _directory(place) as directory:
+            found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            if stat.S_ISLNK(found.st_mode):
+                return _LINK
+            return _refusal(found, os.fstat(directory))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return error.strerror
+        raise
+
+
 def _is_at(path: str, descriptor: int) -> bool:
     try:
         return os.path.samestat(os.lstat(path), os.fstat(descriptor))
@@ -192,7 +216,7 @@ def _open_or_create(name: str, directory: int) -> int:
         return os.open(name, FLAGS, dir_fd=directory)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise OSError(error.errno, "The file is a symbolic link; name its target") from None
+            raise OSError(error.errno, _LINK) from None
         raise
 
 
