@@ -871,3 +871,22 @@ def test_each_sweep_forgets_what_the_one_before_did_not_see(
         moment[0] += 3600
         monkeypatch.setattr(host.staging, "listing", lambda: iter([image]))
         assert counts(sweep(cleaner)) == (0, 1, 0)
+
+
+def test_a_file_system_that_fails_is_a_bounded_number_of_lines_and_of_names(
+    host: Host, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cleaner_module, "MAX_FAILURES", 3)
+    monkeypatch.setattr(cleaner_module, "MAX_KNOWN", 5)
+    images = [new_id() for _ in range(8)]
+    host.glance.insert(*images, deleted=True)
+    for image in images:
+        (host.path / image).mkdir()
+    cleaner = host.cleaner()
+    for errors in (3, 0, 0):
+        caplog.clear()
+        with host.staging:
+            assert counts(sweep(cleaner)) == (0, 0, 8)
+        found = [level for level, text in lines(caplog) if text.startswith("Failed to delete")]
+        assert found.count("ERROR") == errors and len(found) == 8
+        assert len(cleaner._failures) == 5
