@@ -908,3 +908,91 @@ def test_a_removal_that_failed_is_not_forgotten_by_a_look_at_the_directory(
         world.do(Sweep())
     world.do()
     assert world.causes() == {"removals": "Read-only file system"}
+
+
+# Nothing waits
+
+
+def removed_in_order(
+    world: World, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[str], None]
+) -> list[str]:
+    """Names in the order of their removal, which a test's function hears of."""
+    order: list[str] = []
+    unlink = os.unlink
+
+    def noting(name: str, *, dir_fd: int) -> None:
+        unlink(name, dir_fd=dir_fd)
+        order.append(name)
+        meanwhile(name)
+
+    monkeypatch.setattr(os, "unlink", noting)
+    return order
+
+
+def test_a_newer_event_is_handled_between_two_removals_of_older_ones(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciler_module, "NEWER_INTERVAL", -1.0)
+    names, [newer] = world.stage(True, 5), world.stage(True)
+    first: list[str] = []
+
+    def meanwhile(name: str) -> None:
+        if not first:
+            first.append(name)
+            world.queue.put(File(newer))
+
+    order = removed_in_order(world, monkeypatch, meanwhile)
+    world.do(*(File(name) for name in names))
+    assert len(order) == 6 and order[1] == newer
+
+
+def test_newer_events_gather_while_older_ones_are_handled(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One query asks for all of them."""
+    monkeypatch.setattr(reconciler_module, "NEWER_INTERVAL", 3600.0)
+    names, [newer] = world.stage(True, 5), world.stage(True)
+    order = removed_in_order(world, monkeypatch, lambda name: world.queue.put(File(newer)))
+    world.do(*(File(name) for name in names))
+    assert newer not in order
+    world.do()
+    assert order[-1] == newer
+
+
+def test_a_newer_event_that_the_database_fails_is_not_lost(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciler_module, "NEWER_INTERVAL", -1.0)
+    names, [newer] = world.stage(True, 3), world.stage(True)
+
+    def meanwhile(name: str) -> None:
+        world.queue.put(File(newer))
+        world.break_database()
+
+    order = removed_in_order(world, monkeypatch, meanwhile)
+    world.do(*(File(name) for name in names))
+    assert len(order) == 1
+    world.repair_database()
+    monkeypatch.setattr(world.reconciler, "_retry_at", 0.0)
+    monkeypatch.setattr(os, "unlink", os.unlink)
+    assert newer in world.left and world.queue.delayed >= 4
+    assert File(newer) in world.queue._delayed
+
+
+@pytest.mark.parametrize("files", [1, 3])
+def test_a_notification_at_the_start_costs_no_listing_of_its_own(
+    new_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch, files: int
+) -> None:
+    listed: list[None] = []
+    listing = Staging.listing
+
+    def counting(staging: Staging) -> Iterator[str]:
+        listed.append(None)
+        yield from listing(staging)
+
+    monkeypatch.setattr(Staging, "listing", counting)
+    world = new_world()
+    names = world.stage(True, files)
+    world.queue.put(Image(names[0]))
+    world.run(lambda: world.reconciler.swept and not world.left)
+    assert len(listed) == 1 and world.cleaner.stats.tallies[Trigger.SWEEP].cleaned >= files - 1

@@ -25,6 +25,7 @@ from watcher.workqueue import Directory, File, Image, Key, Sweep, Waiting, WorkQ
 LOG = log.getLogger(__name__)
 
 CHECK_INTERVAL = 10.0  # seconds between looks for a replaced, mounted over or missing directory
+NEWER_INTERVAL = 0.01  # seconds; newer events gather meanwhile, for fewer queries
 RENEW_INTERVAL = 60.0  # seconds; a watch that failed later is made again without a wait
 PROOF_INTERVAL = 60.0  # seconds after which the database is asked whether it still answers
 CHANGED_DELAY = 0.1  # seconds until a file that changed under a verdict is looked at again
@@ -176,6 +177,11 @@ class Reconciler:
             return
         if Sweep() in keys and not keys[Sweep()].attempt:
             self._sweep = None  # a retry goes on with it; anything else is to look at everything
+        if Sweep() in keys and not self._staging.is_listed:
+            # The sweep's listing is enough; one just for them would delay all events.
+            images: dict[Key, Waiting] = {k: w for k, w in keys.items() if isinstance(k, Image)}
+            self._queue.requeue(images, delay=0.0)
+            keys = {key: waiting for key, waiting in keys.items() if key not in images}
         try:
             yield from self._clean(keys)
             if Sweep() in keys:
@@ -217,8 +223,8 @@ class Reconciler:
             self._sweep = self._cleaner.sweep()
         for step in self._sweep.steps():
             yield step
-            if events := self._queue.take_events():
-                yield from self._clean_or_retry(events)
+            if self._staging.is_listed and (events := self._queue.take_events()):
+                yield from self._requeue_on_error(events, self._clean(events))
             if self._queue.closed:
                 return
         outcome, self._sweep = self._sweep.outcome, None
@@ -228,9 +234,11 @@ class Reconciler:
         self._requeue_files(outcome, {})
         self._queue.put(Sweep(), delay=backoff.around(self._limits.sweep_interval, JITTER))
 
-    def _clean_or_retry(self, events: Mapping[Key, Waiting]) -> Iterator[Step]:
+    def _requeue_on_error(
+        self, events: Mapping[Key, Waiting], steps: Iterator[Step]
+    ) -> Iterator[Step]:
         try:
-            yield from self._clean(events)
+            yield from steps
         except DatabaseError:
             self._queue.requeue(events, delay=CHANGED_DELAY)
             raise
@@ -253,7 +261,16 @@ class Reconciler:
         return True
 
     def _clean(self, keys: Mapping[Key, Waiting]) -> Iterator[Step]:
-        """Look at the files and images among the keys."""
+        """Look at the files and images among the keys; at newer ones between two removals."""
+        began = time.monotonic()
+        for step in self._clean_only(keys):
+            yield step
+            if time.monotonic() - began > NEWER_INTERVAL:
+                if events := self._queue.take_events():
+                    yield from self._requeue_on_error(events, self._clean_only(events))
+                began = time.monotonic()
+
+    def _clean_only(self, keys: Mapping[Key, Waiting]) -> Iterator[Step]:
         files: dict[Trigger, dict[str, Waiting]] = {Trigger.FILE_EVENT: {}, Trigger.RECHECK: {}}
         notified: dict[str, Waiting] = {}
         for key, waiting in keys.items():

@@ -132,6 +132,11 @@ class Staging:
         finally:
             os.close(descriptor)
 
+    @property
+    def is_listed(self) -> bool:
+        """Whether `files_of` needs no listing of its own: there was one, or it is under way."""
+        return self._index is not None or self._fresh is not None
+
     def files_of(self, key: str) -> list[str]:
         """Names of an image's files that are there now, by its canonical id.
 
