@@ -635,3 +635,87 @@ def test_a_warning_when_glance_sends_nothing(
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(said) == (0 if warning is None else 1)
     assert warning is None or warning in said[0]
+
+
+# Waits between listeners
+
+
+def attempts_of(world: World, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Attempts for which it waits, from now on."""
+    found: list[int] = []
+    others = set(threading.enumerate())  # of tests before, which end by themselves
+
+    def noting(attempt: int) -> float:
+        if threading.current_thread() not in others:
+            found.append(attempt)
+        return 0.001
+
+    monkeypatch.setattr(listener, "backoff", noting)
+    return found
+
+
+def test_listeners_that_break_soon_are_replaced_after_longer_and_longer_waits(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = attempts_of(world, monkeypatch)
+    world.start(None, None, None)
+    for number in range(1, 4):
+        wait_for(lambda number=number: len(world.pollers) == number, 10, "a poller")  # type: ignore[misc]
+        world.wait_condition(None)
+        world.report(Event.BROKEN, "broken")
+        wait_for(lambda number=number: len(world.made) == number + 1, 10, "another")  # type: ignore[misc]
+    assert attempts == [1, 2, 3]
+
+
+def test_one_that_listened_for_long_is_replaced_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = attempts_of(world, monkeypatch)
+    world.start(RuntimeError("first"), None, None)
+    world.wait_condition(None)
+    assert attempts == [1]
+    monkeypatch.setattr(listener, "RENEW_INTERVAL", -1.0)
+    began = world.notifications._try
+    look, broken = world.notifications._look, iter([False])
+
+    def look_once(consumption: Any) -> bool:
+        return next(broken, True) and look(consumption)
+
+    monkeypatch.setattr(world.notifications, "_look", look_once)
+    world.report(Event.CONFLICT)
+    wait_for(lambda: world.notifications._try is not began, 10, "another")
+    assert attempts == [1]
+
+
+def test_one_that_never_listened_is_not_replaced_at_once_however_long_it_took(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = attempts_of(world, monkeypatch)
+    monkeypatch.setattr(listener, "RENEW_INTERVAL", -1.0)
+    world.start(RuntimeError("first"), RuntimeError("second"), None)
+    world.wait_condition(None)
+    assert attempts == [1, 2]
+
+
+def test_what_a_replaced_listener_logs_is_not_of_the_next_one(world: World) -> None:
+    world.start(None, None)
+    world.wait_condition(None)
+    [old] = world.pollers
+    world.report(Event.BROKEN, "broken")
+    wait_for(lambda: len(world.pollers) == 2, 10, "another")
+    assert old in world.notifications._log._ignored
+    assert world.pollers[1] not in world.notifications._log._ignored
+
+
+def test_after_an_answer_a_failed_question_is_repeated_soon_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listener, "backoff", lambda attempt: 3600.0)
+    asks = listener._Consumption(set())
+    for _ in range(20):
+        asks.retry()
+    assert asks.wait() == listener.LOOK_INTERVAL and not asks.is_due
+    asks.succeed()
+    assert asks.lasted == 0.0
+    asks.retry()
+    assert asks.wait() <= 0.1 and asks.lasted < 60

@@ -91,6 +91,25 @@ def test_a_reconciler_that_fails_is_a_condition_and_starts_again(
     ]
 
 
+def test_a_reconciler_that_fails_again_waits_longer_until_it_worked(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts: list[int] = []
+    outcomes = iter([None, None, Progress(0), None])
+
+    def run() -> Iterator[Step]:
+        for outcome in outcomes:
+            if outcome is None:
+                raise RuntimeError("a bug")
+            yield outcome
+        service._queue.close()
+
+    monkeypatch.setattr(service._reconciler, "run", run)
+    monkeypatch.setattr(service_module, "backoff", lambda attempt: attempts.append(attempt) or 0.0)  # type: ignore[func-returns-value]
+    service._run()
+    assert attempts == [1, 2, 1]
+
+
 def test_each_removal_is_audited_before_the_next_is_made(tmp_path: Path, service: Service) -> None:
     class Audit:
         """Notes whether the file is gone when it is recorded."""
