@@ -24,6 +24,7 @@ from tests.services import Images, MariaDB, RabbitMQ, TcpProxy, wait_for
 
 FAULT_TIMEOUT = 120.0  # seconds until it is noticed, or until it is over
 LIVE_IMAGES = 200  # more are deleted again
+USER = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 SPACE = "32m"  # of the file system with the audit log
 
 #: by component the lines with which its condition begins and ends
@@ -57,9 +58,8 @@ def command(host: Host) -> list[str]:
     script = f'mount -t tmpfs -o size={SPACE} tmpfs "{place_of_audit(host)}" && exec "$@"'
     if os.geteuid():
         return [*_unshare("--user", "--map-root-user"), "sh", "-c", script, "sh"]
-    user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     capable = ["--inh-caps=+dac_override", "--ambient-caps=+dac_override", "--"]
-    return [*_unshare(), "sh", "-c", script, "sh", *user, *capable]
+    return [*_unshare(), "sh", "-c", script, "sh", *USER, *capable]
 
 
 def _unshare(*more: str) -> list[str]:
@@ -82,9 +82,21 @@ class Inside:
         """What that path is there, for use from outside."""
         return Path(f"/proc/{self.pid}/root{path}")
 
-    def limit(self, name: str, soft: str) -> None:
-        """Set a soft limit of the program."""
-        subprocess.run(["prlimit", f"--pid={self.pid}", f"--{name}={soft}:"], check=True)
+    @contextlib.contextmanager
+    def limit(self, name: str, soft: int) -> Iterator[None]:
+        """Set a soft limit of the program for a while, as its own user may."""
+        show = ["prlimit", f"--pid={self.pid}", f"--{name}", "--output=SOFT", "--noheadings"]
+        before = self._as_user(*show)
+        self._as_user("prlimit", f"--pid={self.pid}", f"--{name}={soft}:")
+        try:
+            yield
+        finally:
+            self._as_user("prlimit", f"--pid={self.pid}", f"--{name}={before}:")
+
+    def _as_user(self, *arguments: str) -> str:
+        user = [] if os.geteuid() else USER
+        done = subprocess.run([*user, *arguments], check=True, capture_output=True, text=True)
+        return done.stdout.strip()
 
 
 @dataclass(frozen=True)
@@ -158,27 +170,20 @@ class World:
 
     @contextlib.contextmanager
     def _no_descriptors(self) -> Iterator[None]:
-        inside = Inside(self.program)
-        inside.limit("nofile", "8")
-        try:
+        with Inside(self.program).limit("nofile", 8):
             yield
-        finally:
-            inside.limit("nofile", "1024")
 
     @contextlib.contextmanager
     def _no_threads(self) -> Iterator[None]:
         """The directory is another one then, whose watch needs threads."""
-        inside, staging = Inside(self.program), self.host.staging
-        inside.limit("nproc", "1")
-        try:
+        staging = self.host.staging
+        with Inside(self.program).limit("nproc", 1):
             before = staging.rename(self.host.directory / "before")
             staging.mkdir()
             for path in before.iterdir():
                 path.rename(staging / path.name)
             before.rmdir()
             yield
-        finally:
-            inside.limit("nproc", "4096")
 
     @contextlib.contextmanager
     def _full(self) -> Iterator[None]:

@@ -47,8 +47,8 @@ def database() -> Iterator[MariaDB]:
 
 @pytest.fixture
 def database_url(database: MariaDB) -> str:
-    database.create_database("glance")
-    return database.url("glance")
+    database.create_database("chaos")
+    return database.url("chaos")
 
 
 @pytest.fixture
