@@ -3,6 +3,7 @@
 
 import contextlib
 import faulthandler
+import gc
 import math
 import os
 import signal
@@ -277,6 +278,9 @@ def run(conf: Config) -> int:
     faulthandler.enable()  # the watchdog's SIGABRT tells where it hung
     service = Service(conf)
     startup.announce(conf)
+    # What was imported stays; to look through all of it for garbage would delay events by 50 ms.
+    gc.collect()
+    gc.freeze()
     service.start()
     while (received := _next_signal()) not in (signal.SIGTERM, signal.SIGINT):
         if received is None:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import faulthandler
+import gc
 import logging
 import os
 import signal
@@ -309,11 +310,13 @@ def test_threads_are_looked_after_between_signals(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[None] = []
+    frozen: list[bool] = []
     received = iter([None, None, signal.SIGHUP, None, signal.SIGTERM])
     monkeypatch.setattr(service_module, "Service", lambda conf: service)
     monkeypatch.setattr(service_module, "_next_signal", lambda: next(received))
     monkeypatch.setattr(startup, "announce", lambda conf: None)
     monkeypatch.setattr(service, "supervise", lambda: looks.append(None))
+    monkeypatch.setattr(gc, "freeze", lambda: frozen.append(service._thread.ended))
     monkeypatch.setattr(threading, "Timer", lambda *_: threading.Thread())
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
@@ -323,6 +326,7 @@ def test_threads_are_looked_after_between_signals(
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         faulthandler.disable()
     assert len(looks) == 3
+    assert frozen == [True], "before the threads start, whose garbage is to be found"
 
 
 def test_the_end_of_a_thread_is_one_debug_line(

@@ -197,6 +197,7 @@ class Pass:
             yield Progress(self.done, asking=True)
             if not (looks := self._look()):
                 return
+            yield Progress(self.done, asking=True)
             asked = time.monotonic()
             decisions = self._planner.decide(looks, self._notified)
             yield Progress(self.done)

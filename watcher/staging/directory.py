@@ -20,7 +20,7 @@ from watcher.staging.mounts import UNKNOWN, network_type
 from watcher.staging.names import NameIndex
 
 HUGE = 1 << 30  # bytes on disk
-BATCH = 10_000  # names read at a time; it takes 10 ms
+BATCH = 2000  # names read at a time; events wait for it, 5 ms
 
 
 class Identity(NamedTuple):
