@@ -676,13 +676,7 @@ def test_one_that_listened_for_long_is_replaced_at_once(
     assert attempts == [1]
     monkeypatch.setattr(listener, "RENEW_INTERVAL", -1.0)
     began = world.notifications._try
-    look, broken = world.notifications._look, iter([False])
-
-    def look_once(consumption: Any) -> bool:
-        return next(broken, True) and look(consumption)
-
-    monkeypatch.setattr(world.notifications, "_look", look_once)
-    world.report(Event.CONFLICT)
+    world.report(Event.BROKEN, "broken")
     wait_for(lambda: world.notifications._try is not began, 10, "another")
     assert attempts == [1]
 

@@ -155,6 +155,7 @@ class NotificationListener:
         self._log = ConnectionLog(lambda event, cause: self._try.put(Report(event, cause)))
         self._attempt = 0
         self._listening = self._listened = False
+        self._worked = False  # the current listener, at some time
         self._missed = True  # notifications may have been sent that nobody heard
         self._fault = Condition(
             LOG,
@@ -220,12 +221,12 @@ class NotificationListener:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            began = time.monotonic()
+            began, self._worked = time.monotonic(), False
             try:
                 self._listen()
             except Exception as error:  # noqa: BLE001 - the next try may succeed
                 self._lose(cause_of(str(error)) or type(error).__name__)
-            long = time.monotonic() - began > RENEW_INTERVAL and self._listening
+            long = time.monotonic() - began > RENEW_INTERVAL and self._worked
             self._listening = False
             self._attempt = 0 if long else self._attempt + 1
             self._stopping.wait(backoff(self._attempt) if self._attempt else 0)
@@ -266,7 +267,6 @@ class NotificationListener:
             self._lose(current.conflict or cause)
             return False
         if event is Event.BROKEN:
-            self._listening, self._missed = False, True
             if cause:
                 self._lose(cause)
             return False
@@ -328,7 +328,7 @@ class NotificationListener:
         if not (again or self._listened):
             LOG.info("Listening for notifications in queue %s", self._pool)
         again = again or self._listened
-        self._listening = self._listened = True
+        self._listening = self._listened = self._worked = True
         if self._missed:
             self._missed = False
             if again:
