@@ -42,6 +42,8 @@ class Watching:
     """One watcher at work, and files that come for it to remove.
 
     :param live: files of live images that are staged before it starts
+    :param slow: files of deleted images that are staged before it starts, and slow to remove: its
+        first sweep is under way
     :param probes: most events that are measured
     """
 
@@ -51,8 +53,8 @@ class Watching:
         probes: int,
         *,
         live: int = 0,
+        slow: int = 0,
         transport: str = "",
-        program: type[Program] = Program,
         options: str = "",
     ) -> None:
         self._database = site.database("mariadb")
@@ -68,10 +70,15 @@ class Watching:
         self.images.insert(*staged)
         for name in staged:
             _touch(self.staging / name)
+        self._slow = self.residue(slow, ".slow")
+        self.come(self._slow)
         os.sync()
-        made = program(self.directory, "--config-file", str(config))
+        made = (Slow if slow else Program)(self.directory, "--config-file", str(config))
         site.at_close(made.kill)
-        made.wait_ready()
+        if slow:
+            made.wait_for_line("Watching staging directory")
+        else:
+            made.wait_ready()
         if transport:
             made.wait_for_line("Listening for notifications")
         self.pid = made.process.pid
@@ -99,6 +106,10 @@ class Watching:
             started = time.perf_counter()
             self.come([name])
             yield (self.removals.wait(name, 120.0) - started) * 1e3
+
+    def is_sweeping(self) -> bool:
+        """Whether slow files are left."""
+        return sum(os.path.lexists(self.staging / name) for name in self._slow) > 1
 
     def end(self) -> None:
         """End the watcher."""
@@ -145,12 +156,8 @@ def _beside_sweeps(site: Site, count: int, files: int) -> Iterator[float]:
 
 
 def _beside_slow_removals(site: Site, count: int) -> Iterator[float]:
-    watching = Watching(site, count, program=Slow)
-    names = watching.residue(SLOW_FILES, ".slow")
-    proc.settle(watching.pid)
-    watching.come(names)
-    last = watching.staging / names[-1]
-    yield from watching.measure(last.exists)
+    watching = Watching(site, count, slow=SLOW_FILES)
+    yield from watching.measure(watching.is_sweeping)
     watching.end()
 
 

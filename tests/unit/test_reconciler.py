@@ -996,3 +996,22 @@ def test_a_notification_at_the_start_costs_no_listing_of_its_own(
     world.queue.put(Image(names[0]))
     world.run(lambda: world.reconciler.swept and not world.left)
     assert len(listed) == 1 and world.cleaner.stats.tallies[Trigger.SWEEP].cleaned >= files - 1
+
+
+def test_a_directory_that_cannot_be_listed_is_failing_though_events_are_handled(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with few descriptors: only a listing needs a second one."""
+
+    def fail(staging: Staging) -> Iterator[str]:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as exhausted:
+        exhausted.setattr(Staging, "listing", fail)
+        world.do(Sweep())
+        [name] = world.stage(True)
+        world.do(File(name))
+        assert name not in world.left
+        assert "Too many open files" in world.causes()["directory"]
+    world.do(Sweep())
+    assert not world.causes()

@@ -193,7 +193,8 @@ class Reconciler:
             self._retry(keys)
         else:
             self._failed_tries = 0
-            self.conditions["directory"].end()
+            if Sweep() in keys:  # else it wasn't listed
+                self.conditions["directory"].end()
 
     def _is_unproved(self) -> bool:
         """Whether the database didn't answer for long, and isn't known to be unavailable."""
