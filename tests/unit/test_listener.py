@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import errno
 import logging
 import queue
 import threading
@@ -713,3 +714,11 @@ def test_after_an_answer_a_failed_question_is_repeated_soon_again(
     assert asks.lasted == 0.0
     asks.retry()
     assert asks.wait() <= 0.1 and asks.lasted < 60
+
+
+def test_a_file_that_cannot_be_read_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ssl raises doesn't name it."""
+    named = "[oslo_messaging_rabbit] ssl_ca_file = /ca: No such file or directory"
+    monkeypatch.setattr(broker, "unreadable", lambda transport: named)
+    world.start(FileNotFoundError(errno.ENOENT, "No such file or directory"))
+    world.wait_condition(f"broker localhost: {named}")
