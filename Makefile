@@ -14,15 +14,17 @@ LOWEST_TESTS ?= tests/unit tests/functional/test_service.py tests/functional/tes
 BIN = .venv/bin
 # Most tests wait for servers and programs, so there are more workers than processors.
 PARALLEL = --numprocesses=$(WORKERS) --dist=worksteal --durations=20
-PHRASES = $(shell sed 's/->.*//' tools/words.txt | paste -s -d '|')
-UNWANTED = $(BIN)/codespell --dictionary=tools/words.txt --regex='\b(?i:$(PHRASES))\b' --skip='*.svg,*.egg-info,build,dist,_build,results.json,words.txt'
 PIP = $(BIN)/pip install -qq --disable-pip-version-check
+EXTRAS = [docs,mysql,postgresql,test]
+# A dot on stderr each second while a command runs.
+WITH_DOTS = while sleep 1; do printf . >&2; done & dots=$$!; $(1); code=$$?; \
+	kill $$dots; echo >&2; exit $$code
 GLANCES = .venv-glance-current/.installed .venv-glance-oldest/.installed
 CODE = $(foreach d,watcher tests tools benchmarks,$(if $(wildcard $(d)/*.py),$(d)))
 
 .DEFAULT_GOAL = help
 .PHONY: help demo run docs unit test test-large test-lowest coverage acceptance soak chaos benchmark \
-	simulation lint words services sample dist deb clean .venv
+	simulation lint services session completion sample dist deb clean .venv
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z.-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -81,16 +83,19 @@ lint: .venv/.test  ## Check style, types, the direction of imports, and words
 	@$(BIN)/mypy --strict --explicit-package-bases $(CODE)
 	@$(BIN)/lint-imports --no-logo --no-cache
 	@$(BIN)/codespell
-	@echo "Phrases to replace, see make words: $$($(UNWANTED) 2>/dev/null | wc -l)"
-
-words: .venv/.test  ## Show the phrases of tools/words.txt that are still used
-	@$(UNWANTED)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" tools/check-words
 
 services:  ## Install the servers which the tests need, from Debian's packages; as user with SUDO=sudo
 	@PYTHON="$(PYTHON)" SUDO="$(SUDO)" tools/install-services
 
 docs: .venv/.test  ## Build the documentation into docs/_build/html
 	@$(BIN)/python -m sphinx -q -n -W --keep-going -b html docs docs/_build/html
+
+session: .venv/.installed  ## Draw docs/session.svg from a real run
+	@$(BIN)/python -m tools.draw_session
+
+completion: .venv/.installed  ## Write the completion of bash, fish and zsh
+	@$(BIN)/python -m tools.completion
 
 sample: .venv/.installed  ## Write the sample configuration
 	@$(BIN)/oslo-config-generator --namespace glance-staging-watcher \
@@ -113,12 +118,14 @@ clean:  ## Remove the environment and all that was generated
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo "$(PYTHON) cannot create environments; on Debian: apt install python3-venv" >&2; \
 		exit 1; }
-	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	@$(PIP) --editable .
+	@test -x $(BIN)/pip || { echo "Creating the Python environment .venv" >&2; $(PYTHON) -m venv .venv; }
+	@printf "Installing the program and its libraries, a minute or two " >&2
+	@$(call WITH_DOTS,$(PIP) --editable .)
 	@touch $@
 
 .venv/.test: .venv/.installed
-	@$(PIP) --editable '.[docs,mysql,postgresql,test]'
+	@printf "Installing the libraries of the tests " >&2
+	@$(call WITH_DOTS,$(PIP) --editable '.$(EXTRAS)')
 	@touch $@
 
 .venv-glance-%/.installed: tests/acceptance/glance-%.txt

@@ -77,8 +77,8 @@ def main() -> None:
         of_one = [found for found in comparisons if found not in of_many]
         counts = [found for found in of_many if found.name not in pictures.RESTART]
         report.embed(report.markdown(of_one), ROOT / "docs/performance.md")
-        report.embed(report.by_subject(counts), ROOT / "docs/hosts.md")
-    print(report.verdicts(comparisons))
+        report.embed(report.by_subject(counts), ROOT / "docs/scale.md")
+    print(report.targets_met(comparisons))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ GONE_TIMEOUT = 1200.0  # seconds
 
 
 class InStep(Program):
-    """A watcher without chance in its waits."""
+    """A watcher without jitter in its waits."""
 
     command = (sys.executable, "-P", str(ROOT / "benchmarks/peers/in_step.py"))
 

@@ -36,8 +36,8 @@ class Target:
 
     def __str__(self) -> str:
         relation = "at most" if self.at_most else "at least"
-        verdict = "met" if self.met else "NOT MET"
-        return f"{self.text}: {number(self.value)}, {relation} {number(self.bound)}: {verdict}"
+        met = "met" if self.met else "NOT MET"
+        return f"{self.text}: {number(self.value)}, {relation} {number(self.bound)}: {met}"
 
 
 @dataclass
@@ -55,8 +55,8 @@ class Comparison:
     targets: list[Target] = field(default_factory=list)
 
     def add(self, subject: str, value: float) -> None:
-        """One more value of a subject."""
-        self.series.setdefault(subject, []).append(round(value, 6))
+        """One more value of a subject; five digits of it."""
+        self.series.setdefault(subject, []).append(float(f"{value:.5g}"))
 
     def ratio(self, subject: str, to: str) -> float | None:
         """Ratio of the medians; None where one wasn't measured."""

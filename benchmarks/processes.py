@@ -47,7 +47,7 @@ def idle(site: Site) -> list[Comparison]:
 
 
 def start(site: Site) -> list[Comparison]:
-    """From the start of the process to the first removal, and to what systemd is told."""
+    """From the start of the process to the first removal, and to what systemd receives."""
     rounds = 3 if site.quick else 7
     removal = Comparison("start", "start → first removal", "s")
     ready = Comparison("ready", "start → ready", "s")

@@ -79,7 +79,7 @@ def by_subject(comparisons: Sequence[Comparison]) -> str:
     return "\n".join(lines[1:])
 
 
-def verdicts(comparisons: Sequence[Comparison]) -> str:
+def targets_met(comparisons: Sequence[Comparison]) -> str:
     """How many targets are met, and which are not."""
     targets = [(found, target) for found in comparisons for target in found.targets]
     missed = [f"  {found.title}: {target}" for found, target in targets if not target.met]
@@ -94,7 +94,7 @@ def write(comparisons: Sequence[Comparison], path: Path) -> None:
         "kernel": platform.release().split("-")[0],
         "python": platform.python_version(),
     } | {name: version(name) for name in LIBRARIES}
-    lines = ",\n".join(json.dumps(found.as_json()) for found in comparisons)
+    lines = ",\n".join(json.dumps(found.as_json(), separators=(",", ":")) for found in comparisons)
     path.write_text(f'{{"machine": {json.dumps(machine)}, "comparisons": [\n{lines}\n]}}\n')
 
 

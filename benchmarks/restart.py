@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What happens to all hosts at once: how many come back at the same moment, with and without
-chance in their waits."""
+jitter in their waits."""
 
 import re
 import time
@@ -15,7 +15,7 @@ from benchmarks.site import Cached, Site, new_ids
 from tests.functional.program import Program
 from tests.services import RabbitMQ, wait_for
 
-SUBJECTS = {OURS: Program, "without chance": InStep}
+SUBJECTS = {OURS: Program, "without jitter": InStep}
 OUTAGE = 10.0  # seconds from the broker's end to its new start
 RECHECKS = 4  # of each host: after 0.5, 1, 2 and 4 seconds
 WINDOW = 0.1  # seconds
@@ -52,7 +52,7 @@ def measure(site: Site) -> Iterator[Comparison]:
     titles = {
         "connections": "the broker serves again → each host connects",
         "sweeps": "the broker serves again → each host asks the database",
-        "rechecks": "a deletion is told whose row lags → each host asks again",
+        "rechecks": "a deletion with a lagging row → each host asks again",
     }
     moments = {name: Comparison(f"restart-{name}", title, "s") for name, title in titles.items()}
     peaks = {
@@ -82,13 +82,13 @@ def peak(moments: Sequence[float]) -> int:
 def _one(site: Site, count: int, program: type[Program], reads: Reads) -> dict[str, list[float]]:
     database = site.database("mariadb")
     fill(database, 1000)
-    live, told = new_ids(2)
+    live, reported = new_ids(2)
     images = site.images(database)
-    images.insert(live, told, status="importing")
+    images.insert(live, reported, status="importing")
     broker = RabbitMQ(site.new_directory("broker"))
     site.at_close(broker.stop)
     broker.start()
-    crowd = Crowd(site, count, database, broker.url(), [live, told], program)
+    crowd = Crowd(site, count, database, broker.url(), [live, reported], program)
 
     log = broker.directory / "log"
     before = log.stat().st_size
@@ -97,7 +97,7 @@ def _one(site: Site, count: int, program: type[Program], reads: Reads) -> dict[s
     killed = time.time()
     broker.start()
     for watcher in crowd.programs:
-        watcher.wait_for_line("Notifications can be received again", TIMEOUT)
+        watcher.wait_for_line("Notification listener connected again", TIMEOUT)
     wait_for(lambda: len(reads.since(killed)) >= count, TIMEOUT, "a sweep of each")
     text = log.read_text()[before:]
     serves = _seconds(_SERVES.findall(text)[0])
@@ -105,9 +105,9 @@ def _one(site: Site, count: int, program: type[Program], reads: Reads) -> dict[s
     swept = [moment - serves for _, moment in reads.since(killed)]
 
     start = time.time()
-    bus.publish(broker, broker.url(), [told])
+    bus.publish(broker, broker.url(), [reported])
     wait_for(lambda: len(reads.since(start)) >= count * (1 + RECHECKS), TIMEOUT, "rechecks of each")
-    images.delete(told)
+    images.delete(reported)
     again, seen = [], set()
     for session, moment in reads.since(start):
         if session in seen:

@@ -126,7 +126,7 @@ def measure(kind: str, site: Site) -> Iterator[Comparison]:
 
 
 def _cells(*, patient: bool) -> Iterator[Cell]:
-    """What is told apart by it, in the time there is.
+    """What it compares, in the time there is.
 
     Glance's cleaner takes 2 ms a file: it sweeps 1,000 files of every kind, more of them only as
     often as it takes to see that its cost is the same for each file.

@@ -14,6 +14,8 @@ myst_heading_anchors = 3
 myst_ref_domains = ["std"]  # that of oslo.config would fail on a link that leads nowhere
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 html_title = f"{project} {release}"
 html_copy_source = False
 html_show_sphinx = False

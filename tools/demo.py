@@ -133,9 +133,9 @@ class Report:
         moment = self._removals.wait(name)
         if moment is None:
             self.right = False
-            print(f"  STAYED   {name}  {what}", flush=True)
+            print(f"  KEPT     {name}  {what}", flush=True)
         else:
-            print(f"  gone after {(moment - since) * 1000:7.1f} ms  {name}  {what}", flush=True)
+            print(f"  removed after {(moment - since) * 1000:7.1f} ms  {name}  {what}", flush=True)
 
     def settle(self, marker: str) -> None:
         """Wait until the file events up to that residue are dealt with."""
@@ -150,7 +150,7 @@ class Report:
 
 def play(glance: ScriptedGlance, service: Service, report: Report) -> None:
     """The script."""
-    report.heading("1. Left behind before the watcher starts: the first sweep")
+    report.heading("1. Left from before the start: the first sweep removes it")
     live, stale, converting = glance.create(), glance.create(), glance.create()
     kept = [
         (glance.stage(live), "its image is live"),
@@ -189,11 +189,11 @@ def play(glance: ScriptedGlance, service: Service, report: Report) -> None:
     os.rename(outside, glance.staging / f"{image}.raw")
     report.went(f"{image}.raw", moment, "renamed into the directory")
 
-    report.heading("4. No row in the database: gone when it is old enough to be no replica's lag")
+    report.heading("4. No row in the database: removed once it is older than absent_grace")
     moment = time.monotonic()
     report.went(glance.stage(str(uuid.uuid4())), moment, f"absent_grace = {ABSENT_GRACE} s")
 
-    report.heading("5. Every event lost: the next sweep removes it")
+    report.heading("5. No event arrives: the next sweep removes it")
     image = glance.create()
     name = glance.stage(image)
     kept.append((glance.stage(f"{live}.uc"), "its image is live"))
@@ -201,7 +201,7 @@ def play(glance: ScriptedGlance, service: Service, report: Report) -> None:
     moment = glance.delete(image, notify=False)
     report.went(name, moment, f"sweep_interval = {SWEEP_INTERVAL} s")
 
-    report.heading("What stayed, and why")
+    report.heading("Kept, and why")
     for name, why in kept:
         report.stayed(name, why)
 
@@ -209,6 +209,7 @@ def play(glance: ScriptedGlance, service: Service, report: Report) -> None:
 def main() -> int:
     """Run the demo; 0 when all that should have gone is gone, and nothing else."""
     begun = time.monotonic()
+    print("Setting up a staging directory, a database and a scripted Glance", flush=True)
     with tempfile.TemporaryDirectory(prefix="glance-staging-watcher-") as directory:
         home = Path(directory)
         staging = home / "staging"
@@ -241,11 +242,11 @@ def main() -> int:
         service.stop()
         removals.stop()
         if report.right:
-            print("\nThe watcher's own words (DEBUG, as Glance's cleaner says them), first sweep:")
+            print("\nThe log of the first sweep, at DEBUG, in the words of Glance's cleaner:")
             for line in _first_sweep(log_file.read_text().splitlines()):
                 print(f"  {line}")
-    verdict = "All is as it should be" if report.right else "NOT as it should be"
-    print(f"\n{verdict}, after {time.monotonic() - begun:.1f} s")
+    result = "All as expected" if report.right else "NOT as expected"
+    print(f"\n{result}, after {time.monotonic() - begun:.1f} s")
     return 0 if report.right else 1
 
 

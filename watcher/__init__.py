@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Removes stale files from Glance's staging directory as soon as an event tells of them."""
+"""Removes stale files from Glance's staging directory as soon as an event reports them."""
 
 import warnings
 

@@ -16,7 +16,7 @@ def within(seconds: float) -> float:
     return random.uniform(0, seconds)  # noqa: S311 - no secret
 
 
-def backoff(attempt: int) -> float:
+def retry_delay(attempt: int) -> float:
     """Seconds to wait before retry ``attempt``, counted from 1: doubled from one second to a
     minute, with jitter."""
     longest = min(2.0 ** min(attempt - 1, 10), MAX_DELAY)

@@ -14,7 +14,7 @@ _NUMBER = re.compile(r"\d+")
 
 
 class Condition:
-    """One component that is healthy or failing. Any thread may ask and tell.
+    """One component that is healthy or failing. Any thread may read and report.
 
     :param log: logger of the module that meets the fault
     :param began: log line with ``%s`` for the cause

@@ -25,6 +25,7 @@ from watcher.errors import ConfigError
 
 GROUP = "staging_watcher"
 DISTRIBUTION = "glance-staging-watcher"
+STATUS_FILE = f"/run/{DISTRIBUTION}/status.json"
 
 # where a value comes from by oslo.config, which may be the wrong one of several files
 _LOCATION = re.compile(r" from LocationInfo\(location=[^,]*, [^,]*, detail=(['\"])(.*?)\1\)")
@@ -89,7 +90,8 @@ watcher_opts = [
         "metrics_host",
         default="127.0.0.1",
         help="Address on which metrics (/metrics, for Prometheus) and health (/healthz, /readyz) "
-        "are served, if metrics_port is set. They hold no secrets and need no password.",
+        "are served, if metrics_port is set. They hold no secrets. metrics_web_config "
+        "has TLS and passwords.",
     ),
     cfg.PortOpt(
         "metrics_port",
@@ -97,9 +99,22 @@ watcher_opts = [
         help="Port for metrics and health; 0 disables them.",
     ),
     cfg.StrOpt(
+        "metrics_web_config",
+        help="File with a certificate (tls_server_config: cert_file, key_file) and users "
+        "(basic_auth_users) for the metrics port, in the format of Prometheus exporters' "
+        "--web.config.file. Default: plain HTTP without passwords.",
+    ),
+    cfg.StrOpt(
         "audit_log",
         help="File to which one line of JSON is appended for each file that is removed. "
         "logrotate may rotate it. Default: no audit is written.",
+    ),
+    cfg.StrOpt(
+        "status_file",
+        default=STATUS_FILE,
+        help="File in which the service says what it does, for the command status; it is written "
+        "at most once a second. It must differ from service to service. Without its directory, or "
+        "if it is empty, none is written.",
     ),
 ]
 
@@ -309,7 +324,7 @@ def reload(conf: Config) -> list[str]:
     except ConfigError as error:
         cause = str(error).partition(": ")[2]
         raise ConfigError(f"Cannot use the changed configuration: {cause}") from None
-    except Exception as error:  # noqa: BLE001 - the log's own file is evaluated, whatever is in it
+    except Exception as error:  # noqa: BLE001 - the log's own file is evaluated: it may raise anything
         raise ConfigError(f"Cannot use the changed configuration: {one_line(error)}") from None
     return sorted(f"[{group or 'DEFAULT'}] {name}" for group, name in changed)
 

@@ -42,7 +42,7 @@ def setup(conf: Config) -> None:
         raise ConfigError(
             f"{_AS_CONFIGURED}: {one_line(error)}; correct [DEFAULT] log_config_append or its file"
         ) from None
-    except Exception as error:  # noqa: BLE001 - log_config_append is evaluated, whatever is in it
+    except Exception as error:  # noqa: BLE001 - log_config_append is evaluated: it may raise anything
         raise ConfigError(
             f"{_AS_CONFIGURED}: {one_line(error)}; correct the option or the logging file"
         ) from None

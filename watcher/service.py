@@ -9,15 +9,15 @@ import os
 import signal
 import threading
 import time
+from typing import Any
 
 from oslo_config import cfg
 from oslo_log import log
 
+from watcher import backoff, logs, startup
 from watcher import conf as configuration
-from watcher import logs, startup
-from watcher.backoff import backoff
 from watcher.conditions import Condition
-from watcher.conf import GROUP, Config, database_url
+from watcher.conf import GROUP, STATUS_FILE, Config, database_url
 from watcher.database.images import Images
 from watcher.errors import ConfigError
 from watcher.reconcile.budget import RemovalBudget
@@ -27,7 +27,9 @@ from watcher.reconcile.reconciler import CHECK_INTERVAL, Reconciler
 from watcher.staging.directory import Staging
 from watcher.staging.places import own_staging_path
 from watcher.stats import Stats
-from watcher.telemetry import systemd
+from watcher.telemetry import status_file, systemd
+from watcher.telemetry.removals import Removals
+from watcher.telemetry.status_file import StatusFile
 from watcher.threads import ENDED, Supervised
 from watcher.triggers.directory_watch import DirectoryWatch
 from watcher.workqueue import Directory, WorkQueue
@@ -61,6 +63,10 @@ class Service:
             from watcher.telemetry.audit import AuditLog  # noqa: PLC0415 - only where asked for
 
             self._audit = AuditLog(options.audit_log)
+        self._removals = Removals(self._audit)
+        self._status_file = StatusFile(
+            options.status_file, self._report, is_default=options.status_file == STATUS_FILE
+        )
         self._reconciler = Reconciler(
             queue=self._queue,
             staging=self._staging,
@@ -105,6 +111,7 @@ class Service:
         """Start the threads; returns at once."""
         self._heartbeat = time.monotonic()
         self._thread.start()
+        self._status_file.start()
         if self._http is not None:
             self._http.start()
         if self._listener is not None:
@@ -121,8 +128,8 @@ class Service:
         if self._thread.stop(STOP_TIMEOUT):
             self._watch.stop()
             self._images.close()
-            if self._audit is not None:
-                self._audit.close()
+            self._status_file.close()
+            self._removals.close()
 
     def supervise(self) -> None:
         """Start threads again that ended; to be called every `SUPERVISE_INTERVAL` seconds."""
@@ -205,15 +212,15 @@ class Service:
                 LOG.debug("Reconciler failed", exc_info=True)
                 self._crash.begin(f"{type(error).__name__}: {error}")
                 attempt += 1
-                self._queue.wait_closed(backoff(attempt))
+                self._queue.wait_closed(backoff.retry_delay(attempt))
 
     def _follow_up(self, step: Step) -> None:
         self._heartbeat = time.monotonic()
         if isinstance(step, Removal):
-            if self._audit is not None:
-                self._audit.record(step)
-        elif isinstance(step, Progress) and self._audit is not None:
-            self._audit.flush()
+            self._removals.report(step)
+        elif isinstance(step, Progress):
+            self._removals.flush()
+        self._status_file.update()
         if isinstance(step, Progress) and self._manager.is_there:
             if self._reconciler.swept:
                 self._manager.ready()
@@ -227,6 +234,11 @@ class Service:
         else:
             self._closing.begin(cause)
             closer.supervise()
+
+    def _report(self) -> dict[str, Any]:
+        return status_file.report(
+            self.stats, self._queue, self._removals, self.conditions(), self._staging.path
+        )
 
     def _stall(self) -> str | None:
         if self._thread.ended:
@@ -275,7 +287,7 @@ def run(conf: Config) -> int:
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     threading.excepthook = _log_end
-    faulthandler.enable()  # the watchdog's SIGABRT tells where it hung
+    faulthandler.enable()  # the watchdog's SIGABRT shows where it hung
     service = Service(conf)
     startup.announce(conf)
     # What was imported stays; to look through all of it for garbage would delay events by 50 ms.
@@ -289,7 +301,7 @@ def run(conf: Config) -> int:
             service.reload()
         else:
             service.report()
-    # Whatever hangs then, be it the log itself, it ends.
+    # Even if something hangs then, such as the log itself, it ends.
     deadline = threading.Timer(END_TIMEOUT, os._exit, [1])
     deadline.daemon = True
     deadline.start()

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from watcher.backoff import backoff
+from watcher import backoff
 from watcher.conditions import Condition
 
 RENEW_INTERVAL = 60.0  # seconds; a thread that ran for longer starts again without a wait
@@ -67,7 +67,7 @@ class Supervised:
     def _start(self) -> None:
         self._started = self._retry_at = time.monotonic()
         if self._attempt:
-            self._retry_at += backoff(self._attempt)
+            self._retry_at += backoff.retry_delay(self._attempt)
         self._attempt += 1
         thread = threading.Thread(target=self._target, name=self._name, daemon=True)
         try:

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The watcher without chance: each wait takes its mean, on every host the same."""
+"""The watcher without jitter: each wait takes its mean, on every host the same."""
 
 import sys
 
-from watcher import backoff as jitter
-from watcher import cli
+from watcher import backoff, cli
 
 
 def around(seconds: float, share: float) -> float:
@@ -17,5 +16,5 @@ def within(seconds: float) -> float:
     return seconds / 2
 
 
-jitter.around, jitter.within = around, within
+backoff.around, backoff.within = around, within
 sys.exit(cli.main())

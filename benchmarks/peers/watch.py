@@ -25,7 +25,7 @@ def by_inotify(directory: str) -> None:
 
 
 def by_watchfiles(directory: str) -> None:
-    """Remove when it tells."""
+    """Remove when it reports a file."""
     import watchfiles
 
     print("ready", flush=True)

@@ -11,7 +11,7 @@ from unittest import mock
 from benchmarks.simulation import costs
 from benchmarks.simulation.host import Database, Disk, Host
 from benchmarks.simulation.timeline import Line, Timeline
-from watcher import backoff as jitter
+from watcher import backoff
 from watcher.triggers.listener import RECONNECT_SPREAD, SWEEP_SPREAD
 from watcher.workqueue import File, Sweep
 
@@ -35,7 +35,7 @@ class Scenario:
     :param live: files of live images that lie on each directory all the time
     :param others: other notifications for each deletion that come to the same queues
     :param loss: share of the notifications that don't arrive, for each host by itself
-    :param event_loss: share of the file events that aren't told
+    :param event_loss: share of the file events that aren't reported
     :param delay: of the bus, besides what an idle bus takes
     :param lag: of what is read from the database
     :param broker: messages a second that the broker hands out
@@ -128,7 +128,7 @@ class Bus:
                 arrival = begins + takes * place / len(self._hosts)
                 taken = host.listener.serve(arrival, count * costs.LISTEN)
                 if image is not None and self._random.random() >= scenario.loss:
-                    self._timeline.at(taken, host.told, payload)
+                    self._timeline.at(taken, host.reported, payload)
 
     def fail(self, seconds: float) -> None:
         """The broker goes. Each host tries to connect again and again, and sweeps when it could."""
@@ -137,12 +137,12 @@ class Bus:
         self._timeline.at(ends, setattr, self, "up", True)
         for host in self._hosts:
             host.hears = False
-            every = RECONNECT_DELAY + jitter.within(RECONNECT_SPREAD)
+            every = RECONNECT_DELAY + backoff.within(RECONNECT_SPREAD)
             self._timeline.at(ends + -seconds % every, self._back, host)
 
     def _back(self, host: Host) -> None:
         host.hears = True
-        host.queue.put(Sweep(), delay=BIND_TIME + jitter.within(SWEEP_SPREAD))
+        host.queue.put(Sweep(), delay=BIND_TIME + backoff.within(SWEEP_SPREAD))
 
 
 class Cloud:
@@ -227,7 +227,7 @@ class Cloud:
     def _import(self) -> None:
         disk, image, life = self._staged()
         self._write(disk, image)
-        self._after(life / 2, self._tell, disk, image)
+        self._after(life / 2, self._report, disk, image)
         self._after(life, disk.files.pop, image, None)
 
     def _stage_and_delete(self) -> None:
@@ -239,7 +239,7 @@ class Cloud:
             self._after(life, self._write, disk, name)
         else:
             self._write(disk, name)
-            self._after(life / 2, self._tell, disk, name)
+            self._after(life / 2, self._report, disk, name)
             self._after(life, self._delete, disk, name)
 
     def _staged(self) -> tuple[Disk, str, float]:
@@ -250,9 +250,9 @@ class Cloud:
         disk.files[name] = self._timeline.now
         if self._database.is_deleted(name[:36]):
             self._is_residue(name)
-        self._tell(disk, name)
+        self._report(disk, name)
 
-    def _tell(self, disk: Disk, name: str) -> None:
+    def _report(self, disk: Disk, name: str) -> None:
         for queue in disk.watched_by:
             if self._random.random() >= self._scenario.event_loss:
                 self._after(costs.FILE_EVENT, queue.put, File(name))
@@ -298,9 +298,9 @@ def simulate(scenario: Scenario) -> Figures:
 
 @contextmanager
 def in_step() -> Iterator[None]:
-    """Without chance in the watchers' waits."""
+    """Without jitter in the watchers' waits."""
     with (
-        mock.patch.object(jitter, "around", lambda seconds, share: seconds),
-        mock.patch.object(jitter, "within", lambda seconds: 0.0),
+        mock.patch.object(backoff, "around", lambda seconds, share: seconds),
+        mock.patch.object(backoff, "within", lambda seconds: 0.0),
     ):
         yield

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What things take: measured, and here only repeated. Seconds and bytes.
 
-Times are those of docs/performance.md, the broker's those of docs/hosts.md (one machine of two
+Times are those of docs/performance.md, the broker's those of docs/scale.md (one machine of two
 processors, MariaDB, RabbitMQ).
 """
 

@@ -13,7 +13,7 @@ from typing import NamedTuple, cast
 from benchmarks.simulation import costs
 from benchmarks.simulation.timeline import Condition, Line, Timeline
 from watcher.conf import Limits
-from watcher.database.images import Images, ImageState
+from watcher.database.images import Found, Images, ImageState
 from watcher.reconcile.age import AgeClock
 from watcher.reconcile.budget import RemovalBudget
 from watcher.reconcile.cleaner import Cleaner
@@ -74,11 +74,11 @@ class SimulatedImages(Images):
         self._timeline, self._database = timeline, database
         self.answered = math.inf  # it always does
 
-    def states(self, ids: Collection[str]) -> dict[str, ImageState]:
+    def find(self, ids: Collection[str]) -> dict[str, Found]:
         """As they were when the question came: the older truth is the more dangerous one."""
         states = self._database.read(ids)
         self._timeline.sleep(costs.READ)
-        return states
+        return {key: Found(state, None) for key, state in states.items()}
 
     def confirm_absent(self, ids: Collection[str]) -> dict[str, ImageState]:
         """The second read."""
@@ -143,7 +143,7 @@ class SimulatedStaging(Staging):
         moment = EPOCH + self._disk.files[name]
         return os.stat_result((stat.S_IFREG, 1, 1, 1, 0, 0, 4096, moment, moment, moment))
 
-    def remove(self, name: str, judged: os.stat_result | None) -> int | None:
+    def remove(self, name: str, seen: os.stat_result | None) -> int | None:
         """Remove a file; it may have gone by then."""
         self._timeline.sleep(costs.DECIDE + costs.UNLINK)
         if self._disk.files.pop(name, None) is None:
@@ -207,7 +207,7 @@ class Host:
         images = SimulatedImages(timeline, database)
         budget = RemovalBudget(1000, clock=lambda: timeline.now)
         clock = AgeClock(lambda: EPOCH + timeline.now, lambda: timeline.now)
-        planner = Planner(staging, images, budget, absent_grace=GRACE, clock=clock)
+        planner = Planner(staging, images, budget, absent_grace=GRACE, trusted=False, clock=clock)
         reconciler = Reconciler(
             queue=self.queue,
             staging=staging,
@@ -218,6 +218,6 @@ class Host:
         )
         timeline.spawn(begins, lambda: deque(reconciler.run(), maxlen=0))
 
-    def told(self, payload: dict[str, object]) -> None:
+    def reported(self, payload: dict[str, object]) -> None:
         """A notification was taken in."""
         self._endpoint.info(None, "image.host", "image.delete", payload, None)

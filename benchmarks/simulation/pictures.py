@@ -57,7 +57,7 @@ def _fan_out(axis: Any, curves: Curves) -> None:
         style = "-" if others == "0" else "--"
         label = f"{hosts} hosts" if others == "0" else None
         axis.plot(*_columns(points), style, color=SIZES[hosts], label=label)
-    title = f"one broker of {BROKER:,.0f} messages/s (dashed: all that Glance tells)"
+    title = f"one broker of {BROKER:,.0f} messages/s (dashed: all that Glance sends)"
     _label(axis, title, RATE, "median seconds a file is residue")
 
 
@@ -91,7 +91,7 @@ def _sweeps(axis: Any, _: Curves) -> None:
 def _broker(axis: Any, curves: Curves) -> None:
     _bins(axis, curves)
     title, where = "the broker of 1,000 hosts was away for 30 s", "seconds"
-    axis.set(title=title, xlabel=where, ylabel="reads of the database in 0.1 s")
+    axis.set(title=title, xlabel=where, ylabel="reads in the busiest 0.1 s")
 
 
 def _in_step(axis: Any, curves: Curves) -> None:

@@ -33,7 +33,7 @@ def _knees(fan_out: Points) -> list[Row]:
         hosts, others = map(int, name.split())
         most = BROKER / hosts / (1 + others), 1 / costs.LISTEN / (1 + others)
         last = max((rate for rate, wait in points if wait < AT_ONCE), default=0.0)
-        what = "all that Glance tells" if others else "`image.delete`"
+        what = "all that Glance sends" if others else "`image.delete`"
         rows.append([f"{hosts:,}", what, *map(number, most), number(last)])
     return rows
 

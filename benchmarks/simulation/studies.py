@@ -102,8 +102,8 @@ def shared(pool: ProcessPoolExecutor) -> Curves:
 
 
 def restart(_: ProcessPoolExecutor) -> dict[str, Curves]:
-    """Reads in each tenth of a second, with jitter and without: after the broker of 1,000 hosts
-    was away for half a minute, and while 1,000 watchers that were started together sweep."""
+    """Reads in the busiest tenth of each second, with jitter and without: after the broker of
+    1,000 hosts was away for half a minute, and while 1,000 watchers, started together, sweep."""
     quiet = Scenario(hosts=1000, rate=1, live=5, imports=0, warm=60.0)
     away = replace(quiet, outage=(5.0, 30.0), seconds=60.0)
     sweeps = replace(quiet, sweep_interval=60.0, together=True, rate=0.0, warm=5.0, seconds=400.0)
@@ -161,4 +161,8 @@ def _collect(points: Iterable[Point], values: Iterable[float]) -> Curves:
 def _bins(found: Figures) -> list[tuple[float, float]]:
     first = min(found.times)
     bins = Counter(int((moment - first) / BIN) for moment in found.times)
-    return [(number * BIN, float(bins[number])) for number in range(max(bins) + 1)]
+    seconds: dict[int, int] = {}
+    for number, reads in bins.items():
+        second = int(number * BIN)
+        seconds[second] = max(seconds.get(second, 0), reads)
+    return [(float(second), float(seconds.get(second, 0))) for second in range(max(seconds) + 1)]

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The watcher beside real Glances; see docs/glance.md."""
+"""The watcher beside real Glances; see docs/comparison.md."""

@@ -131,7 +131,7 @@ class Host:
         self.wait_empty(image)
 
     def removed(self, image: str) -> list[str]:
-        """Lines in which the watchers told that they remove a file of this image."""
+        """Lines in which the watchers say that they remove a file of this image."""
         return [line for each in self.watchers for line in each.lines(f"for image {image}:")]
 
     def close(self, *, faults: bool = False) -> None:

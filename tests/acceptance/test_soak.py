@@ -105,7 +105,7 @@ def test_soak(cloud_of_two: Cloud, broker: RabbitMQ, database: MariaDB, source: 
 
 
 def connections(host: Host) -> int:
-    """How often the watcher told that it hears the bus."""
+    """How often the watcher logged that it receives notifications."""
     return len(host.watcher.lines(LISTENING) + host.watcher.lines("can be received again"))
 
 

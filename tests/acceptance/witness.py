@@ -54,7 +54,7 @@ class Witness:
             self._went.pop(name, None)
 
     def wait(self, moment: Callable[[], bool], timeout: float = 60.0) -> None:
-        """Wait for a moment that is told by what came and went, without losing any time."""
+        """Wait for a state of what was created and removed, without losing any time."""
         with self._lock:
             assert self._lock.wait_for(moment, timeout), "the moment never came"
 

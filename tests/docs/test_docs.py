@@ -5,6 +5,7 @@ import ast
 import configparser
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,13 +16,15 @@ from typing import NamedTuple
 import pytest
 
 from tests.functional.program import PROGRAM
+from tools import draw_session
 from watcher.cli import COMMANDS
 from watcher.conf import GROUP, watcher_opts
+from watcher.reconcile.planner import Reason
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("**/*.md"))
-OPERATION = [*sorted(DOCS.glob("operation*.md")), DOCS / "metrics.md"]
+OPERATION = [DOCS / name for name in ("messages.md", "operate.md", "metrics.md")]
 
 LEVELS = {
     "debug": "DEBUG",
@@ -122,13 +125,13 @@ def explained() -> str:
 def test_every_line_is_explained() -> None:
     missing = [" ".join(text) for text in program_texts() if not text.found_in(explained())]
     assert len(program_texts()) > 40
-    assert not missing, "docs/operation.md must say what to do about:\n" + "\n".join(missing)
+    assert not missing, "docs/messages.md must say what to do about:\n" + "\n".join(missing)
 
 
 def test_no_line_is_explained_that_the_program_does_not_say() -> None:
     lines = [
         line
-        for block in code(DOCS / "operation.md", "text")
+        for block in code(DOCS / "messages.md", "text")
         for line in block.replace("\n    ", " ").splitlines()
         if line.partition(" ")[0] in LEVELS.values()
     ]
@@ -154,9 +157,42 @@ def help_of(command: str) -> str:
 def test_exit_codes_agree_with_the_help(command: str) -> None:
     promised = re.findall(r"[:;] (\d) ", _words(help_of(command).partition("Exit codes")[2]))
     row = re.compile(rf"^\| `{f'glance-staging-watcher {command}'.strip()}` \|.*\|(.*)\|$", re.M)
-    told = row.findall((DOCS / "operation.md").read_text())
-    assert len(told) == 1, f"no row for the command {command!r} on docs/operation.md"
-    assert re.findall(r"(\d):", told[0]) == promised != []
+    reported = row.findall((DOCS / "operate.md").read_text())
+    assert len(reported) == 1, f"no row for the command {command!r} on docs/operate.md"
+    assert re.findall(r"(\d):", reported[0]) == promised != []
+
+
+def _slugs(page: Path) -> set[str]:
+    text = page.read_text()
+    heads = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S), re.M)
+    slugs = {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
+    return slugs | set(re.findall(r"^\((.*)\)=$", text, re.M))
+
+
+def test_links_of_the_other_documents_lead_somewhere() -> None:
+    broken = []
+    for page in sorted(ROOT.glob("*.md")):
+        for target in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text()):
+            name, _, anchor = target.partition("#")
+            path = ROOT / name if name else page
+            if not path.exists() or (anchor and anchor not in _slugs(path)):
+                broken.append(f"{page.name}: {target}")
+    assert not broken
+
+
+def test_tests_that_pages_name_exist() -> None:
+    sources = [path.read_text() for path in sorted((ROOT / "tests").rglob("*.py"))]
+    names = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    missing = []
+    for page in PAGES:
+        for text in code(page, "inline"):
+            if re.fullmatch(r"tests/[\w/.]+", text) and not (ROOT / text).exists():
+                missing.append(f"{page.name}: {text}")
+            for name in re.findall(r"\btest_\w+(?:\.py)?", text):
+                is_file = name.endswith(".py")
+                if not (name in names if is_file else any(f"def {name}(" in s for s in sources)):
+                    missing.append(f"{page.name}: {name}")
+    assert not missing
 
 
 def test_options_of_the_command_line_exist() -> None:
@@ -171,7 +207,7 @@ def test_options_of_the_command_line_exist() -> None:
     options = {
         option
         for line in lines
-        if not re.search(r"\bpip\b|podman|rabbitmqctl|oslo-config|sphinx", line)
+        if not re.search(r"\bpip\b|podman|rabbitmqctl|oslo-config|sphinx|\bapt\b", line)
         for option in re.findall(r"(?<!\S)--[a-z][a-z-]*", line)
     }
     assert options
@@ -199,28 +235,175 @@ def test_measured_figures_are_those_of_the_performance_page() -> None:
     ]
 
 
-def test_the_quick_start_prints_what_it_says(tmp_path: Path) -> None:
-    page = (DOCS / "quickstart.md").read_text()
-    part = page.partition('cd "$(mktemp -d)"')[2].partition("## Let the service do it")[0]
-    blocks = re.findall(r"^```(sh|text)\n(.*?)^```$", part, re.MULTILINE | re.DOTALL)
-    run = subprocess.run(
+def part_of(name: str, begin: str, end: str | None) -> list[tuple[str, str]]:
+    """Blocks of a part of a page, in order: ``sh``, or ``text``, what it prints."""
+    text = (DOCS / name).read_text().partition(begin)[2]
+    part = text.partition(end)[0] if end else text
+    return re.findall(r"^```(sh|text)\n(.*?)^```$", part, re.MULTILINE | re.DOTALL)
+
+
+def run_blocks(
+    blocks: list[tuple[str, str]], directory: Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the commands of a page as one script."""
+    return subprocess.run(
         ["/bin/bash", "-e"],
         input="\n".join(block for kind, block in blocks if kind == "sh"),
-        cwd=tmp_path,
-        env=os.environ | {"PATH": f"{PROGRAM.parent}:{os.environ['PATH']}", "LC_ALL": "C.UTF-8"},
+        cwd=directory,
+        env=os.environ
+        | {"PATH": f"{PROGRAM.parent}:{os.environ['PATH']}", "LC_ALL": "C.UTF-8"}
+        | environment,
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    assert (run.returncode, run.stderr) == (0, "")
-    shown = "\n".join(block for kind, block in blocks if kind == "text")
-    assert _same_everywhere(run.stdout) == _same_everywhere(shown)
+
+
+def problems(stderr: str) -> str:
+    """What a command says on stderr but for the lines on removals."""
+    lines = stderr.splitlines()
+    return "\n".join(line for line in lines if " INFO watcher.telemetry.removals " not in line)
+
+
+def shown(blocks: list[tuple[str, str]]) -> list[str]:
+    """What these blocks say that their commands print."""
+    return _same_everywhere("\n".join(block for kind, block in blocks if kind == "text"))
+
+
+QUICK_START = part_of("quickstart.md", 'cd "$(mktemp -d)"', "## Let the service do it")
+
+
+def test_the_quick_start_prints_what_it_says(tmp_path: Path) -> None:
+    run = run_blocks(QUICK_START, tmp_path)
+    assert (run.returncode, problems(run.stderr)) == (0, "")
+    assert _same_everywhere(run.stdout) == shown(QUICK_START)
+
+
+def test_kept_or_removed_prints_what_it_says(tmp_path: Path) -> None:
+    setup = [block for block in QUICK_START if "glance-staging-watcher" not in block[1]]
+    assert run_blocks(setup, tmp_path).returncode == 0
+    with (tmp_path / "glance-api.conf").open("a") as configuration:
+        configuration.write(f"audit_log = {tmp_path / 'audit.json'}\n")
+    blocks = part_of("kept-or-removed.md", "#", "## Stop all removals")
+    run = run_blocks(blocks, tmp_path, OS_GLANCE_CONFIG_DIR=str(tmp_path))
+    assert (run.returncode, problems(run.stderr)) == (0, "")
+    assert _same_everywhere(run.stdout) == shown(blocks)
+
+
+def test_the_session_in_the_picture_is_that_of_today(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not shutil.which("script"):
+        pytest.skip("script isn't installed")
+    monkeypatch.setattr(draw_session, "SIZES", dict.fromkeys(draw_session.SIZES, 1))
+    draw_session.main(tmp_path / "session.svg")
+
+    def texts(picture: Path) -> list[str]:
+        said = "\n".join(re.findall(r">([^<>]+)</text>", picture.read_text()))
+        said = said.replace("&#160;", " ")
+        return [line for line in _same_everywhere(said) if not line.startswith("File system")]
+
+    assert len(texts(DOCS / "session.svg")) > 20
+    assert texts(tmp_path / "session.svg") == texts(DOCS / "session.svg")
+
+
+def test_each_reason_has_a_remedy() -> None:
+    page = (DOCS / "kept-or-removed.md").read_text()
+    assert not [reason.value for reason in Reason if f"`{reason.value}`" not in page]
+
+
+def test_a_rollback_restores_what_an_upgrade_replaced(tmp_path: Path) -> None:
+    """As docs/install.md says; systemctl, sudo and pip only say that they were called."""
+    environment = tmp_path / "opt/glance-staging-watcher"
+    (environment / "bin").mkdir(parents=True)
+    (environment / "old").touch()
+    stubs = tmp_path / "stubs"
+    stubs.mkdir()
+    for name in ("systemctl", "sudo", "python3"):
+        (stubs / name).write_text(f'#!/bin/sh\necho {name} "$@"\n')
+        (stubs / name).chmod(0o755)
+    (stubs / "python3").write_text(
+        '#!/bin/sh\necho python3 "$@"\nmkdir -p "$3/bin"\n'
+        'printf "#!/bin/sh\\necho pip \\$@" >"$3/bin/pip"\nchmod +x "$3/bin/pip"\n'
+    )
+    path = f"{stubs}:{os.environ['PATH']}"
+    outputs = []
+    for begin, end in (("## Upgrade", "## Roll back"), ("## Roll back", "## Remove")):
+        blocks = part_of("install.md", begin, end)
+        moved = [(kind, block.replace("/opt/", f"{tmp_path}/opt/")) for kind, block in blocks]
+        run = run_blocks(moved, tmp_path, PATH=path)
+        assert (run.returncode, problems(run.stderr)) == (0, "")
+        outputs.append(run.stdout.replace(f"{tmp_path}", "").splitlines())
+        assert (environment / "old").exists() == (begin == "## Roll back")
+    program = "/opt/glance-staging-watcher"
+    assert outputs == [
+        [
+            "systemctl stop glance-staging-watcher",
+            f"python3 -m venv {program}",
+            "pip install SOURCE[mysql]",
+            f"sudo -u glance {program}/bin/glance-staging-watcher-status upgrade check",
+            "systemctl start glance-staging-watcher",
+        ],
+        ["systemctl stop glance-staging-watcher", "systemctl start glance-staging-watcher"],
+    ]
+
+
+#: commands of the pages, and where a test runs each: a file and what it contains
+RUN_BY = {
+    r"(sudo -u glance )?(\S+/)?glance-staging-watcher check$": (
+        "functional/test_check.py",
+        '"check"',
+    ),
+    r"(sudo -u glance )?(\S+/)?glance-staging-watcher sweep( --dry-run| --trust-database)*( |$)": (
+        "functional/test_sweep.py",
+        '"sweep"',
+    ),
+    r"glance-staging-watcher (--config-file|history|status)": ("docs/test_docs.py", "run_blocks"),
+    r"(sudo -u glance )?(\S+/)?glance-staging-watcher-status upgrade check": (
+        "functional/test_check.py",
+        '"upgrade"',
+    ),
+    r"make demo": ("functional/test_demo.py", "tools/demo.py"),
+    r"make deb|apt(-get)? (install|build-dep|purge) ": ("packaging/test_deb.py", "apt-get"),
+    r"python3 -m venv|\S+/pip install": ("packaging/test_dist.py", '"pip", "install"'),
+    r"systemctl (enable|disable|daemon-reload|status|start|stop)": (
+        "packaging/test_deb.py",
+        "systemctl",
+    ),
+    r"rabbitmqctl set_policy|rabbitmqctl import_definitions|rabbitmqctl clear_policy": (
+        "packaging/test_rabbitmq_policy.py",
+        "clear_policy",
+    ),
+    r"rabbitmqctl (add_user|set_permissions)": ("functional/test_privileges.py", "set_permissions"),
+    r"rabbitmqctl delete_queue": ("functional/test_privileges.py", "delete_queue"),
+    r"podman": ("packaging/test_container.py", "Containerfile"),
+    r"curl ": ("functional/test_metrics.py", "/readyz"),
+    r"(cd|cat|cp|mv|rm|mkdir|echo|ls|export|python3|END|\w+ =|import|database|jq)\b": ("docs", ""),
+}
+
+
+def test_each_command_is_run_by_a_test() -> None:
+    unknown = []
+    for page in PAGES:
+        for block in code(page, "sh", "console"):
+            text = re.sub(r"<<END\n.*?^END$", "", block, flags=re.MULTILINE | re.DOTALL)
+            for line in re.sub(r"(\\|\|)\n *", "", text).splitlines():
+                command = line.removeprefix("$ ").removeprefix("    ")
+                if not command or (page.name == "install.md" and re.match(r"ok |\d+ ok", command)):
+                    continue
+                if not any(re.match(pattern, command) for pattern in RUN_BY):
+                    unknown.append(f"{page.name}: {command}")
+    assert not unknown, "no test is named for\n" + "\n".join(unknown)
+    for file, needle in RUN_BY.values():
+        path = ROOT / "tests" / file
+        assert path.exists() and (not needle or needle in path.read_text()), (file, needle)
 
 
 def _same_everywhere(output: str) -> list[str]:
     # sizes on disk are the file system's, ages the machine's; widths of columns follow them
-    output = re.sub(r"[\d.]+ ?(?:[KM]i)?B\b|\b\d+s\b", "N", output)
+    output = re.sub(r"\d{4}-\d\d-\d\dT[\d:]+Z", "TIME", output)
+    output = re.sub(r"[\d.]+ ?(?:[KMG]i)?B\b|\b\d+s\b|^\d+ ", "N ", output, flags=re.MULTILINE)
     return [_words(line) for line in output.splitlines() if line]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A host with a Glance on it, as far as the watcher can tell."""
+"""A host with a Glance on it, as far as the watcher can see."""
 
 import os
 import time
@@ -153,13 +153,13 @@ class GlanceNotifier:
         )
 
     def deleted(self, image: str) -> None:
-        """Tell that an image is deleted; confirmed by the broker when it returns."""
+        """Report that an image is deleted; confirmed by the broker when it returns."""
         self._notifier.info(
             {}, "image.delete", {"id": image, "name": "x", "status": "deleted", "deleted": True}
         )
 
     def send(self, event_type: str, payload: object) -> None:
-        """Tell anything else."""
+        """Send anything else."""
         self._notifier.info({}, event_type, payload)
 
     def close(self) -> None:

@@ -42,7 +42,7 @@ class Program:
             )
 
     def wait_ready(self) -> None:
-        """Wait for what systemd is told after the first sweep."""
+        """Wait for what systemd receives after the first sweep."""
         self.wait_notified("READY=1")
 
     def wait_notified(self, text: str) -> str:

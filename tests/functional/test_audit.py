@@ -46,7 +46,7 @@ def test_every_removal_by_its_trigger(
     audited(host, database_url, rabbitmq.url())
     swept = host.stage_deleted()
     host.stage_live()
-    image = host.stage_live(".uc")  # before the start: no file event is to tell of it
+    image = host.stage_live(".uc")  # before the start, so that no file event reports it
     program = host.start()
     program.wait_for_line("Listening for notifications")
     program.wait_for_line("ignored (0 errors)", count=2)

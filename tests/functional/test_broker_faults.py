@@ -108,8 +108,8 @@ def wait_said(program: Program, *patterns: str) -> None:
     check_said(program, *patterns)
 
 
-def tell(transport_url: str, image: str) -> None:
-    """Tell of a deletion as glance-api does."""
+def report(transport_url: str, image: str) -> None:
+    """Report a deletion as glance-api does."""
     notifier = GlanceNotifier(transport_url)
     notifier.deleted(image)
     notifier.close()
@@ -118,7 +118,7 @@ def tell(transport_url: str, image: str) -> None:
 class Scene:
     """A watcher that goes through a fault, and another that is stopped while it lasts.
 
-    Sweeps come at the start and after a reconnect only. Of each file below an event tells only
+    Sweeps come at the start and after a reconnect only. Of each file below an event reports only
     before the start, and notifications of them are sent only when a test says so.
     """
 
@@ -131,7 +131,7 @@ class Scene:
         for host in self.hosts:
             host.stage_live()
             host.stage_live(".uc")
-        self.lost, self.told = (self.host.stage_live(suffix) for suffix in ("", ""))
+        self.lost, self.reported = (self.host.stage_live(suffix) for suffix in ("", ""))
         self.old = [host.stage_deleted() for host in self.hosts]
         self.program, self.other = (host.start() for host in self.hosts)
         assert not any(path.exists() for path in self.old), "the first sweep waits for no broker"
@@ -142,7 +142,7 @@ class Scene:
             wait_said(program, LISTENING)
 
     def during(self, *patterns: str) -> None:
-        """While the fault lasts: it was told, residue arises that no notification tells of,
+        """While the fault lasts: it was logged, residue arises that no notification reports,
         file events are heeded, and the program can be stopped."""
         wait_said(self.program, *patterns)
         self.delete(self.lost)
@@ -153,12 +153,12 @@ class Scene:
         assert (self.host.staging / self.lost).exists()
 
     def after(self, transport_url: str, *patterns: str) -> None:
-        """When the fault is over: it was told, the residue is gone, notifications arrive."""
+        """When the fault is over: it was logged, the residue is gone, notifications arrive."""
         wait_said(self.program, *patterns)
         self.host.wait_gone(self.host.staging / self.lost)
-        self.delete(self.told)
-        tell(transport_url, self.told)
-        self.host.wait_gone(self.host.staging / self.told)
+        self.delete(self.reported)
+        report(transport_url, self.reported)
+        self.host.wait_gone(self.host.staging / self.reported)
         assert self.program.stop() == 0
         check_said(self.program, *patterns)
         for host in self.hosts:
@@ -332,7 +332,7 @@ def test_refused_until_repaired(
     scene.after(refusal.url, refusal.said, BACK)
 
 
-def test_a_fault_is_told_once_whatever_its_cause(
+def test_a_fault_is_logged_once_for_any_cause(
     new_host: Callable[..., Host], broker: RabbitMQ
 ) -> None:
     refusal = WrongVhost(broker)
@@ -541,12 +541,12 @@ def test_glance_and_the_watcher_declare_alike(
     host = new_host(transport_url=url)
     image = host.stage_live()
     if first == "glance":
-        tell(url, new_id())
+        report(url, new_id())
     program = host.start()
     wait_said(program, LISTENING)
     host.forget(image)
     host.images.delete(image)
-    tell(url, image)
+    report(url, image)
     host.wait_gone(host.staging / image)
     count = 2 if first == "glance" else 1
     wait_for(lambda: broker.queues(vhost)[INFO] == count, 20, "all of them in Glance's own queue")
@@ -557,13 +557,13 @@ def test_a_durable_watcher_joins_an_exchange_that_is_not(
     new_host: Callable[..., Host], broker: RabbitMQ, vhost: str
 ) -> None:
     url = broker.url(vhost=vhost)
-    tell(url, new_id())
+    report(url, new_id())
     host = new_host(transport_url=f"{url}?amqp_durable_queues=true")
     image = host.stage_live()
     wait_said(host.start(), LISTENING)
     host.forget(image)
     host.images.delete(image)
-    tell(url, image)
+    report(url, image)
     host.wait_gone(host.staging / image)
     wait_for(lambda: broker.queues(vhost)[INFO] == 2, 20, "both in Glance's own queue")
 

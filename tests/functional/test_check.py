@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``check`` on the real servers: what an operator is told, and that nothing is changed there."""
+"""``check`` on the real servers: what an operator sees, and that nothing is changed there."""
 
 import asyncio
 import contextlib
@@ -45,7 +45,7 @@ _numbers = itertools.count(1)
 
 
 class Report:
-    """What one run of ``check`` told."""
+    """What one run of ``check`` printed."""
 
     def __init__(self, host: Host, *, through: list[str] | None = None) -> None:
         run = execute([*(through or []), str(PROGRAM), "check"], host, "--format", "json")
@@ -521,7 +521,9 @@ def test_a_user_who_can_only_read(server: Database, server_host: tuple[Host, str
     host, name = server_host
     report = Report(host)
     assert report["privileges"][0] == "ok" and "can also write" in report["privileges"][1]
-    grant = re.search(r"GRANT SELECT \(id, deleted\) ON .* TO [^;]*", report.remedy("privileges"))
+    grant = re.search(
+        r"GRANT SELECT \(id, deleted, status\) ON .* TO [^;]*", report.remedy("privileges")
+    )
     assert grant is not None
     reader = f"reader_{next(_numbers)}"
     server.add_reader(reader, SECRET, name)
@@ -794,8 +796,8 @@ def test_upgrade_check(new_host: Callable[..., Host], vhost: Vhost) -> None:
         assert execute([str(STATUS_PROGRAM)], host, *arguments).stdout == run.stdout
     last = execute([str(STATUS_PROGRAM), "upgrade", "check", "--json"], host)
     assert last.stdout == run.stdout
-    told = {each["check"]: each for each in json.loads(run.stdout)["checks"]}
-    assert {name: each["result"] for name, each in told.items()} == {
+    reported = {each["check"]: each for each in json.loads(run.stdout)["checks"]}
+    assert {name: each["result"] for name, each in reported.items()} == {
         "Configuration": 0,
         "Staging directory": 0,
         "Database": 0,
@@ -803,7 +805,7 @@ def test_upgrade_check(new_host: Callable[..., Host], vhost: Vhost) -> None:
         "Glance's notifications": 0,
         "Log, audit and metrics": 0,
     }
-    assert "exchange glance doesn't exist" in told["Message broker"]["details"]
+    assert "exchange glance doesn't exist" in reported["Message broker"]["details"]
     assert vhost.content() == before
 
     host.start().wait_for_line("Listening for notifications")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A cluster of brokers that loses nodes while images are deleted: nothing is left behind.
 
-Images are staged while they are live, before the watcher starts, so no file event tells of their
+Images are staged while they are live, before the watcher starts, so no file event reports their
 end; sweeps are an hour apart. So what removes a file is the notification, or the sweep that follows
-when the bus was lost; only what Glance itself didn't tell waits for the next sweep. With
+when the bus was lost; only what Glance itself didn't report waits for the next sweep. With
 ``pytest -s`` each test prints how long that took.
 """
 
@@ -207,20 +207,20 @@ class Scene:
         return next(node for node in self._cluster.nodes if node.port in ports)
 
     def check(self, faults: str) -> None:
-        """The bus is back, nothing is left behind, and these faults were told.
+        """The bus is back, nothing is left behind, and these faults were reported.
 
         :param faults: a regular expression of lines
         """
         self.deletions.wait_heard()
         left = self.deletions.end()
         assert self.program.stop() == 0
-        told = "\n".join(said(self.program))
+        reported = "\n".join(said(self.program))
         lines = self._audit.read_text().splitlines()
         triggers = collections.Counter(json.loads(line)["trigger"] for line in lines)
         figures = self.deletions.figures()
         self.deletions.check()
-        print(f"{figures}, {dict(triggers)}, {left} left\n{told}")  # noqa: T201
-        assert re.fullmatch(LISTENING + faults, told), told
+        print(f"{figures}, {dict(triggers)}, {left} left\n{reported}")  # noqa: T201
+        assert re.fullmatch(LISTENING + faults, reported), reported
         assert triggers.keys() <= {"notification", "sweep"}
 
 

@@ -2,7 +2,7 @@
 """What the program costs: counts, which a slow or busy machine doesn't change, never times.
 
 System calls are counted by strace, statements by the database, wake-ups by the kernel, bytes by
-Python's own account of its objects and by the kernel's of the process.
+Python's own count of its objects and by the kernel's of the process.
 """
 
 import os
@@ -31,8 +31,8 @@ SERVERS = pytest.mark.parametrize("database_url", ["mariadb", "postgresql"], ind
 
 FILES_PER_QUERY = 1000
 CONNECTING = 20  # statements of SQLAlchemy and the driver for a new connection
-IDLE_WAKE_UPS = 40  # a minute; the target is 20
-MODULES = 950
+IDLE_WAKE_UPS = 40  # a minute
+MODULES = 750
 PRIVATE_BYTES = 300  # for each file of a sweep, afterwards
 PIECES = 100  # of 1 MiB, of each of two imports
 
@@ -52,6 +52,7 @@ UNWANTED = {
         "watcher.telemetry.http",
     ),
     "confluent_kafka",  # of another bus
+    "dns",  # of eventlet
 }
 
 # Python imports it at its start; then it waits without a wake-up, for who opens the FIFO.
@@ -65,9 +66,9 @@ def answer():
             asked.read()
         modules = sorted(name for name, module in sys.modules.items() if module is not None)
         gc.collect()
-        with open(place + "/told.new", "w") as told:
-            print(_tracemalloc.get_traced_memory()[0], *modules, file=told)
-        os.rename(place + "/told.new", place + "/told")
+        with open(place + "/reported.new", "w") as reported:
+            print(_tracemalloc.get_traced_memory()[0], *modules, file=reported)
+        os.rename(place + "/reported.new", place + "/reported")
 
 threading.Thread(target=answer, daemon=True).start()
 """
@@ -141,8 +142,8 @@ class Trace:
 @contextmanager
 def traced(strace: str, program: Program, path: Path, calls: str) -> Iterator[Trace]:
     """Trace some system calls of a running program for a while."""
-    told = path.with_suffix(".told")
-    with told.open("wb") as output:
+    reported = path.with_suffix(".reported")
+    with reported.open("wb") as output:
         tracer = subprocess.Popen(
             [
                 strace,
@@ -159,8 +160,10 @@ def traced(strace: str, program: Program, path: Path, calls: str) -> Iterator[Tr
             stderr=output,
         )
     try:
-        wait_for(lambda: " attached" in told.read_text() or tracer.poll() is not None, 30, "strace")
-        assert tracer.poll() is None, told.read_text()
+        wait_for(
+            lambda: " attached" in reported.read_text() or tracer.poll() is not None, 30, "strace"
+        )
+        assert tracer.poll() is None, reported.read_text()
         yield Trace(path)
     finally:
         tracer.send_signal(signal.SIGINT)
@@ -362,7 +365,7 @@ def test_statements_for_notifications(
         program.process.send_signal(signal.SIGCONT)
         program.wait_for_line(INVALID)
     bus_host.wait_gone(*staged)
-    assert statements.reads() - before <= 3, "of those that wait together"
+    assert statements.reads() - before <= 10, "of 500 that wait together"
 
 
 # Wake-ups
@@ -411,7 +414,7 @@ def import_two(host: Host, images: list[str]) -> None:
         for _ in range(PIECES):
             one.write(piece)
             other.write(piece)
-    host.wait_gone(host.stage_deleted())  # what was told before has been handled
+    host.wait_gone(host.stage_deleted())  # earlier events have been handled
 
 
 @pytest.mark.large
@@ -427,9 +430,11 @@ def test_a_live_import_wakes_nobody(strace: str, host: Host) -> None:
     calls = "open,openat,openat2,read,readv,pread64,preadv,mmap,copy_file_range,sendfile"
     with traced(strace, program, host.directory / "trace", calls) as trace:
         import_two(host, images[2:])
-    told = [line for line in trace.lines("inotify") if line.startswith("read(")]
-    size = sum(int(line.rpartition("= ")[2]) for line in told)
-    assert 0 < size <= 16 * (16 + 48), "three files are created and closed, nothing else is told"
+    reported = [line for line in trace.lines("inotify") if line.startswith("read(")]
+    size = sum(int(line.rpartition("= ")[2]) for line in reported)
+    assert 0 < size <= 16 * (16 + 48), (
+        "three files are created and closed, nothing else is reported"
+    )
     for image in images[2:]:
         assert not trace.lines(image), "a file of an import was opened"
 
@@ -452,8 +457,8 @@ def ask(
     monkeypatch.setenv("PYTHONPATH", path)
 
     def asked(program: Program) -> tuple[int, set[str]]:
-        told = place / "told"
-        told.unlink(missing_ok=True)
+        reported = place / "reported"
+        reported.unlink(missing_ok=True)
 
         def opened() -> int | None:
             assert program.process.poll() is None, program.log
@@ -463,8 +468,8 @@ def ask(
                 return None
 
         os.close(wait_for(opened, 30, "the probe"))  # type: ignore[arg-type]
-        wait_for(told.exists, 30, "the probe's answer")
-        held, *modules = told.read_text().split()
+        wait_for(reported.exists, 30, "the probe's answer")
+        held, *modules = reported.read_text().split()
         return int(held), set(modules)
 
     return asked

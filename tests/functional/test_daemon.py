@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a daemon owes its host: systemd's protocol, signals, logs, a report."""
+"""What a daemon does for its host: systemd's protocol, signals, logs, a report."""
 
 import json
 import os
@@ -69,7 +69,7 @@ def test_the_status_follows_sweeps_and_faults(
     assert "STOPPING=1" in program.notified()
 
 
-def test_the_watchdog_is_told_by_the_cleaner_alone(
+def test_the_watchdog_is_pinged_by_the_cleaner_alone(
     host: Host, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While it waits three seconds for a lock, nobody may say that all is well."""
@@ -91,7 +91,7 @@ def test_the_watchdog_is_told_by_the_cleaner_alone(
     program.wait_notified("WATCHDOG=1")
 
 
-def test_an_abort_by_the_watchdog_tells_where_it_hung(host: Host) -> None:
+def test_an_abort_by_the_watchdog_shows_where_it_hung(host: Host) -> None:
     program = host.start()
     send(program, signal.SIGABRT)
     assert program.wait() == -signal.SIGABRT
@@ -254,7 +254,7 @@ datefmt = %Y-%m-%d %H:%M:%S
 def test_a_log_config_that_cannot_be_used(
     new_host: Callable[..., Host], tmp_path: Path, old: str, new: str
 ) -> None:
-    """Whatever is in it is evaluated, and may raise anything."""
+    """All of its text is evaluated, and may raise anything."""
     log_config = tmp_path / "logging.conf"
     log_config.write_text(LOG_CONFIG)
     host = new_host(default=f"log_config_append = {log_config}")
@@ -274,7 +274,7 @@ def broker() -> Iterator[RabbitMQ]:
     yield from running(RabbitMQ)
 
 
-def test_the_broker_is_heard_of_after_the_log_was_set_up_anew(
+def test_the_broker_is_heard_of_after_the_log_was_set_up_again(
     new_host: Callable[..., Host], tmp_path: Path, broker: RabbitMQ
 ) -> None:
     log_config = tmp_path / "logging.conf"
@@ -355,8 +355,8 @@ def test_json_is_one_object_a_line_with_the_same_texts(host: Host) -> None:
     program = host.start()
     reload(program)
     program.stop()
-    told = [json.loads(line) for line in program.log.splitlines()]
-    texts = [each["message"] for each in told]
+    reported = [json.loads(line) for line in program.log.splitlines()]
+    texts = [each["message"] for each in reported]
     assert f"Stale staging residue found for image {residue.name}: '{residue}'; deleting now." in (
         texts
     )
@@ -365,11 +365,11 @@ def test_json_is_one_object_a_line_with_the_same_texts(host: Host) -> None:
         texts
     )
     assert "Stopping on SIGTERM" in texts
-    assert {"INFO", "DEBUG"} == {each["levelname"] for each in told}
+    assert {"INFO", "DEBUG"} == {each["levelname"] for each in reported}
     assert live in os.listdir(host.staging)
 
 
-def test_the_log_file_is_opened_anew_after_a_rotation(host: Host) -> None:
+def test_the_log_file_is_opened_again_after_a_rotation(host: Host) -> None:
     log, rotated = host.directory / "glance-api.log", host.directory / "glance-api.log.1"
     program = host.start("--log-file", str(log))
     log.rename(rotated)

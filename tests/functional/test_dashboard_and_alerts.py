@@ -12,12 +12,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import bcrypt
 import pytest
 import yaml  # type: ignore[import-untyped]
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from tests.functional.host import GlanceNotifier, Host, new_id
+from tests.functional.program import SECRET
 from tests.services import RabbitMQ, Server, wait_for
+from tests.services.certificates import Authority
 from tests.services.ports import free_port
 
 PREFIX = "glance_staging_watcher_"
@@ -38,6 +41,7 @@ Labels = dict[str, set[str]]
 GROUPING = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)")
 SELECTOR = re.compile(r"(?<![\w.$])([a-zA-Z_:][\w:]*)(?!\s*\(|[\w:])(?:\{([^}]*)\})?")
 MATCHER = re.compile(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"')
+SYNTAX = {"", "else", "end"}  # of Go's templates
 OPERATORS = {"and", "or", "unless", "bool", "offset"}
 
 
@@ -109,7 +113,7 @@ def check(expression: str, texts: Iterator[str], exposed: dict[str, Labels]) -> 
     assert query.grouping <= known, expression
     for text in texts:
         shown = re.findall(r"\$labels\.(\w+)|\{\{\s*(\w+)\s*\}\}", text)
-        assert {label for pair in shown for label in pair if label} <= known, text
+        assert {label for pair in shown for label in pair} - SYNTAX <= known, text
 
 
 def test_the_dashboard(exposed: dict[str, Labels]) -> None:
@@ -148,12 +152,18 @@ def test_the_alerts(exposed: dict[str, Labels]) -> None:
     assert exposed[f"{PREFIX}healthy"]["component"] - HAVE_THEIR_ALERT <= named
 
 
+RUNBOOK = (
+    "{{ with $externalLabels.glance_staging_watcher_docs }}{{ . }}/metrics.html{{ else "
+    "}}docs/metrics.md{{ end }}"
+)
+
+
 def test_each_alert_has_a_section_in_the_docs() -> None:
     page = (ETC.parent / "docs" / "metrics.md").read_text()
     sections = {title.lower(): title for title in re.findall("^### (.*)$", page, re.MULTILINE)}
     for rule in rules():
         url, _, anchor = rule["annotations"]["runbook_url"].partition("#")
-        assert url == "https://docs.example.org/glance-staging-watcher/metrics.html"
+        assert url == RUNBOOK
         assert sections[anchor] == rule["alert"]
 
 
@@ -170,9 +180,10 @@ def test_the_page_of_metrics(exposed: dict[str, Labels]) -> None:
     )
     assert {name: set(re.findall(r"\w+", labels)) for name, labels in rows} == ours
     files = exposed[f"{PREFIX}files_total"]
-    for label, values in {**files, **exposed[f"{PREFIX}healthy"]}.items():
+    staged = exposed[f"{PREFIX}staged_files"]
+    for label, values in {**files, **exposed[f"{PREFIX}healthy"], **staged}.items():
         row = re.search(rf"^\| `{label}` \| (.*)", page, re.MULTILINE)
-        assert row and values <= set(re.findall(r"`(\w+)`", row[1])), label
+        assert row and values - {""} <= set(re.findall(r"`?(\w+)`?", row[1])), label
     for name in exposed:
         assert not name.startswith("process_") or f"`{name}`" in page, name
     alerts = re.findall(r"^\| `(Glance\w+)` \| (\w+) \|", page, re.MULTILINE)
@@ -186,6 +197,11 @@ UP, SWEEPS, LAST = "up", "sweeps_total", "last_sweep_timestamp_seconds"
 ERRORS, HEALTHY = 'last_sweep_files{result="error"}', 'healthy{component="database"}'
 WITNESS, AUDIT = 'healthy{component="witness"}', 'healthy{component="audit"}'
 LIMIT, DUE = "absent_removals_limit_reached", 'queue_depth{state="due"}'
+OLD, ACTIVE = (
+    f'staged_oldest_age_seconds{{kind="live",image_status="{status}"}}'
+    for status in ("importing", "active")
+)
+FOREIGN = 'staged_oldest_age_seconds{kind="foreign",image_status=""}'
 
 #: one value a minute, for 70 minutes, with a sweep every ten minutes; promtool's time begins at 0
 WELL = {
@@ -199,6 +215,9 @@ WELL = {
     AUDIT: "1x70",
     LIMIT: "0x70",
     DUE: "0x70",
+    OLD: "0x70",
+    ACTIVE: "0x70",
+    FOREIGN: "9000000x70",
 }
 
 
@@ -255,6 +274,10 @@ CASES = [
     Case("a burst", {DUE: "0x9 5000x9 0x50"}, 40, set()),
     Case("the queue grows", {DUE: "2000+10x70"}, 40, {"QueueGrows"}),
     Case("the queue shrinks", {DUE: "9000-10x70"}, 40, set()),
+    Case("an import of two days", {OLD: "172800+60x70"}, 69, set()),
+    Case("an import of three days", {OLD: "259200+60x70"}, 62, {"OldLiveFiles"}),
+    Case("old leftovers, new series", {ACTIVE: "_x4 864000x65"}, 66, {"OldLiveFiles"}),
+    Case("old leftovers that went", {ACTIVE: "864000x40 0x29"}, 69, set()),
 ]
 
 
@@ -302,6 +325,43 @@ def test_the_rules_fire_when_they_should(tmp_path: Path) -> None:
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
+@pytest.mark.parametrize(
+    ("labels", "url"),
+    [
+        ({}, "docs/metrics.md"),
+        (
+            {"glance_staging_watcher_docs": "https://docs.test/x"},
+            "https://docs.test/x/metrics.html",
+        ),
+    ],
+)
+def test_the_link_to_the_runbook(tmp_path: Path, labels: dict[str, str], url: str) -> None:
+    if not Path(PROMTOOL).exists():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("prometheus is not installed")
+    [rule] = [each for each in rules() if each["alert"] == "GlanceStagingWatcherDown"]
+    down = {"job": "glance-staging-watcher", "instance": "a"}
+    fired = {
+        "exp_labels": down | rule["labels"],
+        "exp_annotations": {
+            "summary": "The staging watcher on a is down",
+            "description": rule["annotations"]["description"],
+            "runbook_url": f"{url}#glancestagingwatcherdown",
+        },
+    }
+    series = [{"series": 'up{job="glance-staging-watcher",instance="a"}', "values": "0x20"}]
+    test = {
+        "interval": "1m",
+        "external_labels": labels,
+        "input_series": series,
+        "alert_rule_test": [{"eval_time": "9m", "alertname": rule["alert"], "exp_alerts": [fired]}],
+    }
+    tests = tmp_path / "tests.yml"
+    file = ETC / "prometheus-alerts.yml"
+    tests.write_text(yaml.safe_dump({"rule_files": [str(file)], "tests": [test]}))
+    tested = promtool("test", "rules", str(tests))
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
 def promtool(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [PROMTOOL, *arguments], input=stdin, capture_output=True, text=True, timeout=60, check=False
@@ -315,11 +375,12 @@ class Prometheus(Server):
     """A Prometheus with our alerts.
 
     :param target: port of the program's metrics
+    :param scrape: more options of the scrape
     """
 
-    def __init__(self, directory: Path, target: int) -> None:
+    def __init__(self, directory: Path, target: int, **scrape: Any) -> None:
         super().__init__(directory)
-        self._target = target
+        self._target, self._scrape = target, scrape
 
     @classmethod
     def missing(cls) -> str | None:
@@ -334,6 +395,7 @@ class Prometheus(Server):
                 {
                     "job_name": "glance-staging-watcher",
                     "static_configs": [{"targets": [f"127.0.0.1:{self._target}"]}],
+                    **self._scrape,
                 }
             ],
         }
@@ -394,6 +456,35 @@ def test_prometheus_scrapes_the_program(
         wait_for(lambda: prometheus.query('ALERTS{alertstate="firing"}'), TIMEOUT, "an alert")
         (alert,) = prometheus.query('ALERTS{alertstate="firing"}')
         assert alert["metric"]["alertname"] == "GlanceStagingWatcherAbsentRemovalsLimit"
+    finally:
+        prometheus.stop()
+
+
+def test_prometheus_scrapes_by_https_with_a_password(
+    new_host: Callable[..., Host], tmp_path: Path
+) -> None:
+    if reason := Prometheus.missing():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    authority, port, web = Authority(tmp_path), free_port(), tmp_path / "web.yml"
+    certificate = authority.issue("server")
+    stored = bcrypt.hashpw(SECRET.encode(), bcrypt.gensalt(4)).decode()
+    web.write_text(
+        f"tls_server_config: {{cert_file: {certificate.path}, key_file: {certificate.key}}}\n"
+        f"basic_auth_users: {{prometheus: {stored}}}\n"
+    )
+    host = new_host(watcher=f"metrics_port = {port}\nmetrics_web_config = {web}")
+    host.start()
+    (tmp_path / "prometheus").mkdir()
+    prometheus = Prometheus(
+        tmp_path / "prometheus",
+        port,
+        scheme="https",
+        tls_config={"ca_file": str(authority.certificate)},
+        basic_auth={"username": "prometheus", "password": SECRET},
+    )
+    try:
+        prometheus.start()
+        wait_for(lambda: prometheus.query("up == 1"), TIMEOUT, "the first scrape")
     finally:
         prometheus.stop()
 

@@ -17,10 +17,13 @@ def test_the_demo_ends_well_and_in_time() -> None:
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stderr == ""
-    assert run.stdout.count("gone after") == 10
+    assert run.stdout.startswith(
+        "Setting up a staging directory, a database and a scripted Glance\n"
+    )
+    assert run.stdout.count("removed after") == 10
     assert run.stdout.count("  kept  ") == 4
     assert "Cleaned 3 stale staging files, 3 ignored (0 errors)" in run.stdout
-    assert "All is as it should be" in run.stdout
+    assert "All as expected" in run.stdout
 
 
 @pytest.mark.parametrize("mistake", ["keeps residue", "removes live files"])
@@ -28,9 +31,9 @@ def test_the_demo_finds_a_watcher_that_is_wrong(mistake: str) -> None:
     broken = (
         "from tools import demo\n"
         "from watcher.reconcile import planner\n"
-        "from watcher.reconcile.planner import Reason, Verdict\n"
-        f"wrong = Verdict.{'KEEP' if mistake == 'keeps residue' else 'REMOVE'}, Reason.DELETED\n"
-        "planner.verdict = lambda *args, **more: wrong\n"
+        "from watcher.reconcile.planner import Action, Reason\n"
+        f"wrong = Action.{'KEEP' if mistake == 'keeps residue' else 'REMOVE'}, Reason.DELETED\n"
+        "planner.action_for = lambda *args, **more: wrong\n"
         "demo.TIMEOUT = 0.5\n"
         "raise SystemExit(demo.main())\n"
     )
@@ -38,8 +41,8 @@ def test_the_demo_finds_a_watcher_that_is_wrong(mistake: str) -> None:
         [sys.executable, "-c", broken], capture_output=True, text=True, timeout=60, check=False
     )
     assert run.returncode == 1, run.stdout + run.stderr
-    assert ("STAYED" if mistake == "keeps residue" else "REMOVED") in run.stdout
-    assert "NOT as it should be" in run.stdout
+    assert ("  KEPT  " if mistake == "keeps residue" else "REMOVED") in run.stdout
+    assert "NOT as expected" in run.stdout
     assert demo.TIMEOUT > 0.5
 
 

@@ -29,9 +29,9 @@ from tests.services import RabbitMQ, wait_for
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount", "--propagation", "private", "--"]
 WITHOUT_OVERRIDE = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--"]
 QUEUED_EVENTS = Path("/proc/sys/fs/inotify/max_queued_events")
-CHECKED = 30.0  # seconds; the program looks every 10 s for what no event tells
+CHECKED = 30.0  # seconds; the program looks every 10 s for what no event reports
 OFTEN = "sweep_interval = 1"
-# without the exception that oslo.log adds to a line which tells of it already
+# without the exception that oslo.log adds to a line that names it already
 LINE = re.compile(r"\S+ \S+ \d+ (\w+) \S+ \[.*?\] (.*?)(?:: \w+Error: .*)?")
 
 
@@ -82,7 +82,7 @@ def impossible(reason: str) -> NoReturn:
 
 
 def said(program: Program) -> list[str]:
-    """What an operator sees at INFO and above, with its level, but for the lines which tell how
+    """What an operator sees at INFO and above, with its level, but for the lines on how
     much went; other output as it is."""
     shown = []
     for line in program.log.splitlines():
@@ -118,7 +118,7 @@ def failed(path: Path, reason: str) -> str:
 
 
 def wait_said(program: Program, *expected: str) -> None:
-    """Wait until so many lines were said, and compare them."""
+    """Wait until there are as many lines, and compare them."""
     wait_for(lambda: len(said(program)) >= len(expected), CHECKED, f"{expected} in\n{program.log}")
     assert said(program) == list(expected)
 
@@ -139,7 +139,7 @@ def events_arrive(host: Host) -> None:
 
 
 def die(host: Host, image: str) -> Path:
-    """Glance deletes an image, and no event tells of it."""
+    """Glance deletes an image, and no event reports it."""
     host.forget(image)
     host.images.delete(image)
     return host.staging / image
@@ -184,7 +184,7 @@ def written(path: Path, value: str) -> Iterator[None]:
 
 @contextmanager
 def meanwhile(stop: threading.Event, *actions: Callable[[], None]) -> Iterator[None]:
-    """Run actions, each in a thread, until they are told to stop."""
+    """Run actions, each in a thread, until they are to stop."""
     threads = [threading.Thread(target=action) for action in actions]
     for thread in threads:
         thread.start()
@@ -537,6 +537,7 @@ def test_names(host: Host) -> None:
     assert "\x1b" not in program.log
 
 
+@pytest.mark.large
 def test_a_hundred_thousand_files(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = [new_id() for _ in range(100_000)]
     live, dead = ids[::2], ids[1::2]

@@ -22,9 +22,11 @@ TYPES: dict[str, tuple[type, ...]] = {
     "boolean": (bool,),
     "object": (dict,),
     "null": (type(None),),
+    "array": (list,),
 }
 ROW = re.compile(r"^\| `([\w.*]+)` \| ([\w ]+) \|", re.MULTILINE)
-VERDICTS = {"remove", "error", "recheck", "keep"}
+CONDITIONS = "service.report.conditions"  # its fields are components
+ACTIONS = {"remove", "error", "recheck", "keep"}
 
 Fields = dict[str, str]  # path of a field: its types
 
@@ -49,9 +51,9 @@ def flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Fields of an object and of those in it, by their paths."""
     fields = {}
     for name, field in value.items():
-        path = prefix + ("*" if prefix == "verdicts." else name)
+        path = prefix + ("*" if prefix in ("actions.", "kinds.") else name)
         fields[path] = field
-        if isinstance(field, dict) and name != "oldest":
+        if isinstance(field, dict) and path not in ("oldest", CONDITIONS):
             fields.update(flat(field, f"{path}."))
     return fields
 
@@ -59,8 +61,10 @@ def flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def check(value: dict[str, Any], promised: Fields) -> None:
     """An object has the promised fields, with values of the promised types, and no others."""
     fields = flat(value)
-    fields.pop("verdicts.*", None)
-    within_null = tuple(f"{path}." for path, field in fields.items() if field is None)
+    for several in ("actions.*", "kinds.*"):
+        fields.pop(several, None)
+    empty = [path for path, field in fields.items() if field is None or field == {}]
+    within_null = tuple(f"{path}." for path in empty)
     expected = {path for path in promised if not path.startswith(within_null or ("\0",))}
     assert set(fields) == expected, f"{value['kind']}: undocumented, or missing"
     for path, field in fields.items():
@@ -76,9 +80,10 @@ def database_url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def host(host: Host) -> Host:
-    """A host with a file for each verdict, and names that are no text."""
+    """A host with a file for each action, and names that are no text; its service runs."""
     with host.config_file.open("a") as config:
         config.write(f"[staging_watcher]\naudit_log = {host.directory / 'audit.json'}\n")
+        config.write(f"status_file = {host.directory / 'status.json'}\n")
     host.stage_live()
     host.stage_deleted(".uc")
     host.stage(new_id())
@@ -122,19 +127,19 @@ def test_each_command_writes_what_is_documented(host: Host, command: str) -> Non
 def test_status_of_all_files(host: Host) -> None:
     _, objects = run(host, "status --all")
     *files, status = objects
-    assert {value["verdict"] for value in files} == VERDICTS
+    assert {value["action"] for value in files} == ACTIONS
     for value in files:
         check(value, DOCUMENTED["status", "file"])
     check(status["oldest"] | {"version": 1, "kind": "file"}, DOCUMENTED["status", "file"])
-    assert status["oldest"]["verdict"] in ("remove", "error")
+    assert status["oldest"]["action"] in ("remove", "error")
 
 
 def test_a_dry_run_and_the_sweep_agree(host: Host) -> None:
     code, (*planned, plan) = run(host, "sweep --dry-run")
     assert code == 1
-    states = {value["verdict"]: value["image_state"] for value in planned if value["image_id"]}
+    states = {value["action"]: value["image_state"] for value in planned if value["image_id"]}
     assert states == {"keep": "live", "remove": "deleted", "recheck": "absent", "error": "deleted"}
-    to_remove = {value["name"] for value in planned if value["verdict"] == "remove"}
+    to_remove = {value["name"] for value in planned if value["action"] == "remove"}
     code, (*done, outcome) = run(host, "sweep")
     assert code == 1
     assert {value["name"] for value in done if value["kind"] == "removed"} == to_remove
@@ -143,7 +148,7 @@ def test_a_dry_run_and_the_sweep_agree(host: Host) -> None:
         assert outcome[field] == plan[field], field
     assert (outcome["cleaned"], outcome["ignored"], outcome["error"]) == (2, 3, 1)
     assert outcome["size"] == sum(value["size"] for value in done if value["kind"] == "removed")
-    assert plan["verdicts"]["remove"] == {"files": 2, "size": outcome["size"]}
+    assert plan["actions"]["remove"] == {"files": 2, "size": outcome["size"]}
     host.check_live()
 
 
@@ -185,4 +190,4 @@ def test_status_without_a_database(host: Host) -> None:
     assert code == 2
     check(value, DOCUMENTED["status", "status"])
     assert value["database"]["host"] == "127.0.0.1"
-    assert value["database"]["error"] and value["verdicts"] is None
+    assert value["database"]["error"] and value["actions"] is None

@@ -164,7 +164,7 @@ def test_each_host_hears_every_deletion(
 
 def read_out(rabbitmq: RabbitMQ, vhost: str, sent: int) -> list[dict[str, Any]]:
     """The watchers' queues, once all are empty while Glance's own, which nobody reads, holds all
-    that was sent. A quorum queue tells its count only now and then."""
+    that was sent. A quorum queue updates its count only now and then."""
     columns = ("name", "type", "durable", "messages", "consumers", "arguments")
     listing = rabbitmq.ctl("list_queues", f"--vhost={vhost}", "--formatter=json", *columns)
     queues = {queue["name"]: queue for queue in json.loads(listing)}

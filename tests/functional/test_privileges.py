@@ -2,6 +2,8 @@
 """How little the program may be allowed: in the database, and by systemd's unit."""
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -17,15 +19,29 @@ from tests.services import Database, MariaDB, RabbitMQ
 UNIT = Path(__file__).parents[2] / "etc" / "glance-staging-watcher.service"
 MAX_EXPOSURE = 2.0  # of 10, as systemd-analyze counts
 
-# As docs/operation-daemon.md says.
-GRANTS = {
-    "mariadb": ("CREATE USER {user} IDENTIFIED BY '{password}'", "ON {database}.images TO {user}"),
-    "postgresql": ("CREATE ROLE {user} LOGIN PASSWORD '{password}'", "ON images TO {user}"),
-}
+PAGE = (Path(__file__).parents[2] / "docs/security.md").read_text()
+DOCUMENTED = "SELECT (id, deleted, status)"
+GRANTS = {"mariadb": "-- MySQL, MariaDB\n", "postgresql": "-- PostgreSQL"}
+
+
+def grants(kind: str, name: str, password: str, select: str) -> list[str]:
+    """The statements of docs/security.md, for another user and database."""
+    text = PAGE.partition(GRANTS[kind])[2].partition("```")[0].partition("\n--")[0]
+    statements = re.findall(r"^((?:CREATE|GRANT) .*);$", text, re.MULTILINE)
+    assert len(statements) == 2 and DOCUMENTED in statements[1]
+    return [
+        statement.replace(DOCUMENTED, select)
+        .replace("'staging_watcher'@", f"'{name}'@")
+        .replace("staging_watcher", name)
+        .replace("SECRET", password)
+        .replace("glance.images", f"{name}.images")
+        .replace("%", "%%")  # as the driver wants it
+        for statement in statements
+    ]
 
 
 @pytest.mark.parametrize("database_url", GRANTS, indirect=True)
-@pytest.mark.parametrize("select", ["SELECT", "SELECT (id, deleted)"])
+@pytest.mark.parametrize("select", ["SELECT", DOCUMENTED, "SELECT (id, deleted)"])
 def test_select_on_images_is_enough(
     request: pytest.FixtureRequest,
     new_host: Callable[..., Host],
@@ -38,9 +54,9 @@ def test_select_on_images_is_enough(
     kind = "mariadb" if database_url.startswith("mysql") else "postgresql"
     server: Database = request.getfixturevalue(kind)
     password = f"{SECRET}-reader"
-    create, grant = GRANTS[kind]
-    server.execute(create.format(user=name, password=password))
-    server.execute(f"GRANT {select} {grant.format(user=name, database=name)}", name)
+    create, grant = grants(kind, name, password, select)
+    server.execute(create)
+    server.execute(grant, name)
     url = server.url(name, name, password)
     host = new_host(transport_url=rabbitmq.url(), watcher="absent_grace = 1")
     host.configure(database_url=url, transport_url=rabbitmq.url(), watcher="absent_grace = 1")
@@ -70,6 +86,39 @@ def test_select_on_images_is_enough(
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_its_own_queue_is_enough_on_the_broker(
+    new_host: Callable[..., Host], database_url: str, rabbitmq: RabbitMQ
+) -> None:
+    """With the permissions of docs/security.md, in a virtual host where Glance may do all."""
+    script = PAGE.partition("### Broker")[2].partition("```sh\n")[2].partition("```")[0]
+    add, permit = (shlex.split(line) for line in script.replace("\\\n", "").splitlines())
+    assert add[1:3] == ["add_user", "staging_watcher"]
+    vhost = "least"
+    rabbitmq.add_vhost(vhost)
+    rabbitmq.ctl("add_user", "staging_watcher", SECRET)
+    rabbitmq.ctl("set_permissions", "--vhost", vhost, *permit[2:])
+    host = new_host()
+    queue = "glance-staging-watcher-least"
+    host.configure(
+        database_url=database_url,
+        transport_url=rabbitmq.url("staging_watcher", SECRET, vhost),
+        watcher=f"pool = {queue}",
+    )
+    notifier = GlanceNotifier(rabbitmq.url(vhost=vhost))
+    program = host.start()
+    program.wait_for_line(f"Listening for notifications in queue {queue}")
+    image = host.stage_live(".uc")
+    host.forget(image)
+    host.images.delete(image)
+    notifier.deleted(image)
+    host.wait_gone(host.staging / f"{image}.uc")
+    assert not program.lines("ERROR"), program.log
+    program.stop()
+    rabbitmq.ctl("delete_queue", "--vhost", vhost, queue)
+    rabbitmq.ctl("delete_user", "staging_watcher")
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_no_capabilities_are_needed(host: Host) -> None:
     """As in the unit: CapabilityBoundingSet= and NoNewPrivileges=yes."""
     residue, live = host.stage_deleted(), host.stage_live()
@@ -82,7 +131,7 @@ def test_no_capabilities_are_needed(host: Host) -> None:
         text=True,
         check=True,
     )
-    assert "Cleaned 1 stale staging files, 1 ignored (0 errors)" in run.stdout
+    assert "Cleaned 1 stale staging file, 1 ignored (0 errors)" in run.stdout
     assert not residue.exists() and (host.staging / live).exists()
 
 

@@ -217,7 +217,7 @@ def test_a_pooler_that_hangs(
 
 @BOTH
 def test_haproxy(request: pytest.FixtureRequest, images: Images, database_url: str) -> None:
-    """It closes idle connections, of which neither end is told before it asks."""
+    """It closes idle connections, of which neither end knows before it asks."""
     server = server_of(request, database_url)
     live, deleted, absent = new_id(), new_id(), new_id()
     images.insert(live)

@@ -17,10 +17,10 @@ from tests.functional.test_database_faults import (
     BEGAN,
     ENDED,
     FAULT_TIMEOUT,
+    check_reported,
     check_sweep_refuses,
-    check_told,
+    reported,
     residue_to_come,
-    told,
     wait_ended,
 )
 from tests.services import Images, wait_for
@@ -132,7 +132,7 @@ def test_a_node_catches_up_before_a_file_goes(
         looked = len(program.lines(LOOKED))
     program.wait_for_line(LOOKED, count=looked + 1)
     host.check_live()
-    check_told(program)
+    check_reported(program)
 
 
 @GALERA
@@ -159,7 +159,7 @@ def test_a_node_that_lags_too_long(
     for cause, program in programs.items():
         wait_ended(program)
         assert not residue[cause].exists()
-        check_told(program, cause, ENDED)
+        check_reported(program, cause, ENDED)
 
 
 @REPLICAS
@@ -187,10 +187,10 @@ def test_a_replica_is_no_proof_that_there_is_no_row(
     wait_shown(pair, database, live.name)
     assert host.sweep()[0] == 0
     assert absent.exists()
-    check_told(program)
+    check_reported(program)
 
 
-# The deletion is told before its flag
+# The deletion is reported before its flag
 
 
 def test_a_flag_that_comes_after_the_notification(
@@ -209,7 +209,7 @@ def test_a_flag_that_comes_after_the_notification(
         program.wait_for_line(LOOKED, count=5)
         assert residue.exists()
     bus_host.wait_gone(residue, timeout=FAULT_TIMEOUT)
-    assert [line for line in told(program) if "Listening" not in line] == []
+    assert [line for line in reported(program) if "Listening" not in line] == []
 
 
 # A node that is cut off, killed, and back
@@ -238,7 +238,7 @@ def test_a_node_without_quorum(
     pair.join()
     for program, cause in zip(programs, (NOT_READY, LAGS), strict=True):
         wait_ended(program)
-        check_told(program, cause, ENDED)
+        check_reported(program, cause, ENDED)
     assert not residue.exists()
 
 
@@ -256,9 +256,9 @@ def test_a_node_that_is_killed(host: Host, pair: Galera) -> None:
     pair.second.start()
     wait_ended(program)
     assert not residue.exists()
-    lines = told(program)
+    lines = reported(program)
     assert lines.pop() == ENDED
-    # It may be asked when it is up again, but not yet ready: another cause, told as well.
+    # It may be asked when it is up again, but not yet ready: another cause, logged as well.
     assert len(lines) <= 2 and all(
         line.startswith(BEGAN) and any(cause in line for cause in ("refused", NOT_READY))
         for line in lines

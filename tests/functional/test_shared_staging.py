@@ -85,13 +85,17 @@ class Sharer:
             self.program.wait_for_line("Listening for notifications")
 
     def removed(self) -> list[dict[str, Any]]:
-        """What the audit tells."""
+        """What the audit says."""
         return [json.loads(line) for line in self.audit.read_text().splitlines()]
 
-    def told(self) -> int:
+    def reported(self) -> int:
         """Files of its own removal, by the lines that an operator reads."""
-        text = r"Removed (\d+) stale staging files"
-        return sum(int(number) for number in re.findall(text, self.program.log))
+        counted = r"(\d+) files? removed"
+        return sum(
+            int(number)
+            for line in self.program.lines("Sweep finished")
+            for number in re.findall(counted, line)
+        )
 
 
 def stage(share: Share, images: Images, count: int, size: int = 5000) -> list[Path]:
@@ -109,13 +113,13 @@ def wait_gone(*paths: Path) -> None:
 
 
 def wait_sweeps(sharer: Sharer, number: int) -> None:
-    """Wait for the ends of so many more passes."""
+    """Wait for the ends of this many more passes."""
     before = len(sharer.program.lines(" errors)"))
     sharer.program.wait_for_line(" errors)", TIMEOUT, before + number)
 
 
 def blocks(paths: list[Path], mount: Path) -> dict[str, int]:
-    """Bytes on disk by name, as a mount tells them."""
+    """Bytes on disk by name, as a mount shows them."""
     return {path.name: (mount / path.name).lstat().st_blocks * 512 for path in paths}
 
 
@@ -127,7 +131,7 @@ def freed(sharers: list[Sharer]) -> dict[str, int]:
     return sizes
 
 
-def test_it_is_told(share: Share, new_sharer: Callable[..., Sharer]) -> None:
+def test_it_is_logged(share: Share, new_sharer: Callable[..., Sharer]) -> None:
     sharer = new_sharer()
     sharer.wait_ready()
     descriptor = os.open(sharer.mount.path, os.O_RDONLY)
@@ -140,7 +144,7 @@ def test_it_is_told(share: Share, new_sharer: Callable[..., Sharer]) -> None:
     )
     assert len(sharer.program.lines(line)) == 1
     assert len(sharer.program.lines("Watching staging directory")) == 1
-    # Without its mount it is this host's own, and with a new one it is told again.
+    # Without its mount it is this host's own, and with a new one it is reported again.
     sharer.mount.stop()
     sharer.program.wait_for_line("Watching staging directory", TIMEOUT, 2)
     assert len(sharer.program.lines(line)) == 1
@@ -152,7 +156,7 @@ def test_it_is_told(share: Share, new_sharer: Callable[..., Sharer]) -> None:
     assert not sharer.program.lines(" ERROR "), again.path
 
 
-def test_one_of_them_removes_what_all_are_told_of(
+def test_one_of_them_removes_what_all_receive(
     share: Share,
     new_sharer: Callable[..., Sharer],
     images: Images,
@@ -204,7 +208,7 @@ def test_all_sweep_at_once_and_each_file_counts_once(
     for sharer in sharers:
         wait_sweeps(sharer, 2)
     assert freed(sharers) == sizes
-    assert sum(sharer.told() for sharer in sharers) == len(paths)
+    assert sum(sharer.reported() for sharer in sharers) == len(paths)
     assert not [line for sharer in sharers for line in sharer.program.lines(" ERROR ")]
     assert all(map(os.path.exists, live))
 
@@ -240,7 +244,7 @@ def test_a_server_whose_clock_is_behind_makes_no_file_old(
     path = share.directory / new_id()
     path.touch()
     hours_ago = time.time() - 4 * 3600
-    os.utime(path, (hours_ago, hours_ago))  # this server tells no other time
+    os.utime(path, (hours_ago, hours_ago))  # this server has no other time
     sharer = new_sharer(watcher="absent_grace = 2", start=False)
     code, output = sharer.host.sweep("--dry-run", "--format", "json")
     reason = "image has no row in the database, file is younger than absent_grace"

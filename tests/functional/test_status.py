@@ -3,7 +3,9 @@
 
 import os
 import re
+import sqlite3
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import sqlalchemy as sa
 from tests.functional.host import Host, new_id
 from tests.functional.program import PROGRAM, SECRET
 from tests.functional.terminal import COLOUR, Terminal
+from tests.services import wait_for
 
 ONE_DATABASE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -60,22 +63,23 @@ def test_at_a_glance(host: Host, database_url: str) -> None:
         text=True,
         check=True,
     ).stdout.strip()
-    place_line, system, database = head.splitlines()
+    service, place_line, system, database = head.splitlines()
+    assert service.startswith("Service            unknown: no status_file /run/")
     assert place_line == f"Staging directory  {host.staging}"
     assert re.fullmatch(rf"File system        {kind}, [\d.]+ \w+ free of [\d.]+ \w+", system)
     assert database == f"Database           {place}, reachable"
-    listed = [(line.split()[0], line.split()[3]) for line in table.splitlines()[1:]]
+    listed = [(line.split()[0], line.split()[4]) for line in table.splitlines()[1:]]
     assert listed == [
         ("error", image),
         *sorted([("remove", oldest.name), ("remove", residue.name)]),
     ]
     assert live not in said and young.name not in said
     _, *sums, last = totals.splitlines()
-    assert [tuple(line.split()[:2]) for line in sums] == [
-        ("error", "1"),
-        ("remove", "2"),
-        ("recheck", "1"),
-        ("keep", "1"),
+    assert [tuple(line.split()[:3]) for line in sums] == [
+        ("error", "directory", "1"),
+        ("remove", "residue", "2"),
+        ("recheck", "unknown", "1"),
+        ("keep", "live:queued", "1"),
     ]
     assert re.fullmatch(rf"Oldest residue     \d+[sm], {re.escape(oldest.name)}", last)
 
@@ -83,7 +87,9 @@ def test_at_a_glance(host: Host, database_url: str) -> None:
 def test_all_files(host: Host) -> None:
     names = {host.stage_live(), host.stage_deleted().name, host.stage("foo").name}
     _, said, _ = status(host, "--all")
-    assert {line.split()[3] for line in said.split("\n\n")[1].splitlines()[1:]} == names
+    lines = said.split("\n\n")[1].splitlines()[1:]
+    assert {line.split()[4] for line in lines} == names
+    assert any(line.endswith("  image is live: queued") for line in lines)
 
 
 @ONE_DATABASE
@@ -97,10 +103,10 @@ def test_much_residue_is_not_all_listed(host: Host) -> None:
     largest.write_bytes(b"x" * (1 << 20))
     _, said, _ = status(host)
     _, *rows, more = said.split("\n\n")[1].splitlines()
-    assert len(rows) == 20 and rows[0].split()[3] == stuck.name
+    assert len(rows) == 20 and rows[0].split()[4] == stuck.name
     assert any(largest.name in row for row in rows)
     assert more == "... and 1,981 more: status --all lists them"
-    assert "remove        2000" in said
+    assert re.search(r"^remove   residue +2000 ", said, re.MULTILINE)
     _, said, _ = status(host, "--all")
     assert len(said.split("\n\n")[1].splitlines()) == 1 + 2001
     _, said, _ = status(host, "--format", "json")
@@ -143,7 +149,7 @@ def test_a_database_that_cannot_be_reached(host: Host, scheme: str) -> None:
     code, said, errors = status(host)
     assert code == 2
     assert f"{scheme.partition('+')[0]} at 127.0.0.1, cannot be asked" in said
-    assert "VERDICT" not in said
+    assert "ACTION" not in said
     assert len(errors.splitlines()) == 1 and "Cannot ask the database" in errors
 
 
@@ -171,3 +177,101 @@ def test_at_a_terminal(host: Host) -> None:
         assert "1 of 1 files" in COLOUR.sub("", terminal.raw)
         assert not any("1 of 1 files" in line for line in terminal.lines)  # gone at the end
         assert any(residue.name in line for line in terminal.lines)
+
+
+@ONE_DATABASE
+@pytest.mark.parametrize("columns", [80, 120])
+def test_no_line_is_wider_than_the_terminal(host: Host, columns: int) -> None:
+    """And none holds anything twice."""
+    host.stage_deleted(".uc")
+    host.stage_live(".qcow2")
+    host.stage(new_id())
+    stuck = host.stage_deleted()
+    stuck.unlink()
+    stuck.mkdir()
+    terminal = Terminal(
+        *("status", "--all", "--config-file", host.config_file, "--nodebug"), columns=columns
+    )
+    assert terminal.end() == 1
+    lines = [COLOUR.sub("", line) for line in terminal.lines]
+    paths = (str(host.staging), "glance.sqlite", "status_file")  # as long as they are
+    assert not [line for line in lines if len(line) > columns and not any(p in line for p in paths)]
+    header = next(line.split() for line in lines if "FILE " in line)
+    assert header == ["ACTION", "SIZE", "AGE", "FILE", "WHY"]
+    start = next(line.index("FILE") for line in lines if "FILE " in line)
+    for name in os.listdir(host.staging):
+        [row] = [line for line in lines if name in line and "Oldest" not in line]
+        assert row.index(name) == start and row.count(name[:36]) == 1
+
+
+@pytest.fixture
+def watched(new_host: Callable[..., Host], tmp_path: Path) -> Host:
+    """A host whose service has a status file."""
+    return new_host(watcher=f"sweep_interval = 1\nstatus_file = {tmp_path / 'status.json'}")
+
+
+def head(host: Host) -> dict[str, str]:
+    """What ``status`` says above the table, by label."""
+    return dict(re.findall(r"^(\w+(?: \w+)?) {2,}(.*)$", status(host)[1].split("\n\n")[0], re.M))
+
+
+@ONE_DATABASE
+def test_what_the_service_does(watched: Host, tmp_path: Path) -> None:
+    assert head(watched)["Service"] == f"unknown: no status_file {tmp_path / 'status.json'}"
+    residue = watched.stage_deleted(".uc")
+    watched.stage_live()
+    program = watched.start()
+    watched.wait_gone(residue)
+    wait_for(lambda: residue.name in head(watched)["Last removals"], 30, "the removal in status")
+    wait_for(lambda: "1 file kept" in head(watched)["Last sweep"], 30, "the sweep in status")
+    found = head(watched)
+    since = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \(\d+[sm]\)"
+    assert re.fullmatch(rf"running since {since}, process {program.process.pid}", found["Service"])
+    assert re.fullmatch(r"\d+ due, \d+ delayed", found["Queue"])
+    assert "notifications: " in found["Failing"] or found["Failing"] == "nothing"
+    assert re.match(rf" *\d+[sm] ago +4.0 KiB  {residue.name}", found["Last removals"])
+    program.stop()
+    assert head(watched)["Service"] == "not running"
+    assert "Queue" not in head(watched)
+
+
+@ONE_DATABASE
+def test_a_service_that_was_killed_is_not_running(watched: Host) -> None:
+    program = watched.start()
+    wait_for(lambda: "running since" in head(watched)["Service"], 30, "the service in status")
+    program.kill()
+    found = head(watched)
+    pid = program.process.pid
+    assert found["Service"] == f"not running: process {pid} ended without a stop"
+    assert "Last sweep" in found and "Queue" not in found
+    watched.start()
+    wait_for(lambda: "running since" in head(watched)["Service"], 30, "the service in status")
+
+
+@ONE_DATABASE
+def test_the_status_file_of_another_service(watched: Host, tmp_path: Path) -> None:
+    watched.start()
+    file = tmp_path / "status.json"
+    wait_for(file.exists, 30, "the status file")
+    text = watched.config_file.read_text()
+    other = tmp_path / "other"
+    other.mkdir()
+    watched.config_file.write_text(text.replace(str(watched.staging), str(other)))
+    said = head(watched)["Service"]
+    assert said == f"unknown: {file} is of a service for another directory"
+    watched.config_file.write_text(text)
+
+
+@ONE_DATABASE
+def test_what_fails_is_said(watched: Host, tmp_path: Path) -> None:
+    watched.stage_live()
+    watched.start()
+    file = tmp_path / "status.json"
+    wait_for(file.exists, 30, "the status file")
+    with sqlite3.connect(tmp_path / "glance.sqlite") as database:
+        database.execute("ALTER TABLE images RENAME TO away")
+    wait_for(lambda: b"no such table" in file.read_bytes(), 60, "the fault in the file")
+    assert "database: no such table: images" in status(watched)[1]
+    with sqlite3.connect(tmp_path / "glance.sqlite") as database:
+        database.execute("ALTER TABLE away RENAME TO images")
+    wait_for(lambda: head(watched)["Failing"] == "nothing", 60, "the end of the fault")

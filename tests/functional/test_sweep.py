@@ -44,7 +44,7 @@ def test_some_files_cannot_be_removed(host: Host) -> None:
     code, said = host.sweep()
     assert code == 1
     assert not residue.exists() and (host.staging / image).exists()
-    assert "\nCleaned 1 stale staging files, 0 ignored (1 errors); " in said
+    assert "\nCleaned 1 stale staging file, 0 ignored (1 error); " in said
     path = host.staging / image
     assert f"Failed to delete stale staging path '{path}': [Errno 21] Is a directory" in said
 
@@ -58,7 +58,7 @@ def test_the_log_goes_to_stderr_and_the_result_to_stdout(host: Host) -> None:
         timeout=30,
         check=True,
     )
-    assert run.stdout == "Cleaned 1 stale staging files, 0 ignored (0 errors); 0 B gained\n"
+    assert run.stdout == "Cleaned 1 stale staging file, 0 ignored (0 errors); 0 B gained\n"
     assert "Stale staging residue found" in run.stderr
 
 
@@ -87,10 +87,10 @@ def test_a_dry_run_removes_nothing_and_says_why(host: Host) -> None:
     assert sorted(os.listdir(host.staging)) == before
     table, _, totals = said.partition("\n\n")
     head, *rows = [line.split(maxsplit=5) for line in table.splitlines()]
-    assert head == ["VERDICT", "SIZE", "AGE", "FILE", "IMAGE", "WHY"]
+    assert head == ["ACTION", "SIZE", "AGE", "FILE", "IMAGE", "WHY"]
     young_reason = "image has no row in the database, file is younger than absent_grace"
     no_file = "image is deleted, but this is a directory"
-    assert {(verdict, name, id_, why) for verdict, _, _, name, id_, why in rows} == {
+    assert {(action, name, id_, why) for action, _, _, name, id_, why in rows} == {
         ("keep", live, live, "image is live"),
         ("remove", deleted.name, deleted.stem, "image is deleted"),
         ("recheck", young.name, young.name, young_reason),
@@ -108,7 +108,7 @@ def test_a_dry_run_removes_nothing_and_says_why(host: Host) -> None:
         ("keep", "2"),
     ]
     assert sums[1].split()[2] == "3.0MiB"
-    assert last == "Would clean 1 stale staging files, 3 ignored (1 errors); 3.0 MiB to gain"
+    assert last == "Would clean 1 stale staging file, 3 ignored (1 error); 3.0 MiB to gain"
 
 
 HOSTILE = {
@@ -309,7 +309,7 @@ def test_progress_and_the_log_keep_apart(host: Host) -> None:
     log, bar, last, _ = terminal.lines
     assert re.match(r"\d{4}-.* ERROR watcher.+cleaner .*Failed to delete stale staging path", log)
     assert "1 of 1 files" in bar
-    assert last == "Cleaned 0 stale staging files, 0 ignored (1 errors); 0 B gained"
+    assert last == "Cleaned 0 stale staging files, 0 ignored (1 error); 0 B gained"
 
 
 @ONE_DATABASE
@@ -515,10 +515,10 @@ def test_a_dry_run_knows_what_may_not_be_removed(
     host.stage_live()
     host.staging.chmod(mode)
     code, [*_, status] = through(host, command, "status")
-    assert code == 1 and status["verdicts"]["error"]["files"] == stuck
+    assert code == 1 and status["actions"]["error"]["files"] == stuck
     code, [*files, plan] = through(host, command, "sweep", "--dry-run")
     assert code == 1
-    reasons = {file["name"]: file["reason"] for file in files if file["verdict"] == "error"}
+    reasons = {file["name"]: file["reason"] for file in files if file["action"] == "error"}
     assert len(reasons) == stuck and reasons[other.name] == f"image is deleted, but {reason}"
     code, [*_, outcome] = through(host, command, "sweep")
     assert code == 1 and outcome["error"] == stuck

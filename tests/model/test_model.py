@@ -11,7 +11,7 @@ Three rules must hold:
 * no file of a live image is ever removed, also not of a restored one that is staged again; nor a
   young one without a row, nor one without a row unless a whole answer of a database with a witness
   states it, nor more of those in 24 hours than the limit, nor what is not an image file, nor
-  anything on a verdict that is older than a few seconds;
+  anything on a decision that is older than a few seconds;
 * once the faults have ended, one sweep leaves no residue (but what the limit keeps for the next
   day), and events have their effect at once, also those reported during a fault or a sweep;
 * what a pass says to have cleaned, ignored and failed to remove adds up to what it found.
@@ -54,8 +54,8 @@ from tests.model.world import (
     MAX_LAG,
     SLOW,
     SLOW_REMOVAL,
+    CheckedStaging,
     Entry,
-    JudgedStaging,
     Lines,
     ModelWatch,
     ReplicaImages,
@@ -100,7 +100,7 @@ NAMES = [
 ids = st.sampled_from(IDS)
 names = st.sampled_from(NAMES + FOREIGN)
 numbers = st.integers(0, 3)
-fates = st.sampled_from(["told", "lost", "doubled", "late"])
+fates = st.sampled_from(["reported", "lost", "doubled", "late"])
 FAULTS = ["an error", "empty", "of another Glance", "of a replica"]
 FAULTS += ["uncommitted", "in doubt", "cut", "doubled", "foreign"]
 faults = st.sampled_from(["", "", "", *FAULTS])
@@ -237,7 +237,7 @@ class Model(RuleBasedStateMachine):
             self.world.database.write(
                 "UPDATE images SET deleted = 1 WHERE id = ?", image, self.world.now
             )
-            self._tell(Image(key), fate)
+            self._report(Image(key), fate)
 
     @rule(key=ids)
     def purge(self, key: str) -> None:
@@ -297,7 +297,7 @@ class Model(RuleBasedStateMachine):
             self.away[away] = set(self.world.entries)
             self.world.entries.clear()
             if watched:
-                self._tell(Directory(), fate)
+                self._report(Directory(), fate)
         if again:
             self._make_directory(fate)
 
@@ -316,7 +316,7 @@ class Model(RuleBasedStateMachine):
         self.queue = WorkQueue(lambda: self.world.now)
         self.queue._changed.wait = lambda timeout=None: True  # type: ignore[method-assign]
         self.watch = ModelWatch(self.world)
-        staging = JudgedStaging(self.world)
+        staging = CheckedStaging(self.world)
         clock = SimpleNamespace(monotonic=lambda: self.world.now)
         setattr(reconciler_module, "time", clock)  # noqa: B010
         setattr(cleaner_module, "time", clock)  # noqa: B010
@@ -463,7 +463,7 @@ class Model(RuleBasedStateMachine):
         if staged:
             self.write(witness, "lost")
         else:
-            self.delete(witness, here=False, fate="told")
+            self.delete(witness, here=False, fate="reported")
             self.replicate()
         if self.reconciler._sweep is not None:
             self._sweep(LONGEST_WAIT)  # it ends what it began
@@ -500,21 +500,21 @@ class Model(RuleBasedStateMachine):
         self.create(other, upper=True)
         self.replicate()
         for name in mine:
-            self.write(name, "told")
+            self.write(name, "reported")
         self.work(0)
         assert self.world.entries.keys() >= set(mine)
-        self.delete(key, here=False, fate="told")
-        self.delete(other, here=False, fate="told")
+        self.delete(key, here=False, fate="reported")
+        self.delete(other, here=False, fate="reported")
         self.work(0)
         self.replicate()
         self.work(LATEST_RECHECK)
         assert not self.world.entries.keys() & set(mine)
-        self.write(f"{key}.raw", "told")
+        self.write(f"{key}.raw", "reported")
         self.work(0)
         assert f"{key}.raw" not in self.world.entries
         unknown = self._new_id()
         if self.world.within_a_day() < LIMIT:
-            self.write(unknown, "told")
+            self.write(unknown, "reported")
             self.work(GRACE - 0.1)
             assert unknown in self.world.entries
             self.work(0.2 + GRACE * JITTER)
@@ -523,17 +523,17 @@ class Model(RuleBasedStateMachine):
     def _prompt_after_a_fault(self) -> None:
         """Of two notifications one finds out that the database is gone, and one knows it. When it
         is back it lags, and still they need not wait for another sweep."""
-        told = [self._new_id() for _ in range(2)]
-        mine = [told[0], f"{told[1]}.uc"]
-        for key in told:
+        reported = [self._new_id() for _ in range(2)]
+        mine = [reported[0], f"{reported[1]}.uc"]
+        for key in reported:
             self.create(key, upper=False)
         self.replicate()
         for name in mine:
-            self.write(name, "told")
+            self.write(name, "reported")
         self.work(0)
         self.world.fault = "an error"
-        for key in told:
-            self.delete(key, here=False, fate="told")
+        for key in reported:
+            self.delete(key, here=False, fate="reported")
             self.work(0)
         self.world.fault = ""
         self._sweep(1)
@@ -550,7 +550,7 @@ class Model(RuleBasedStateMachine):
         key = self._new_id()
         self.create(key, upper=False)
         self.write(f"{key}.uc", "lost")
-        self.delete(key, here=False, fate="told")
+        self.delete(key, here=False, fate="reported")
         self.replicate()
         self.work(0)
         assert f"{key}.uc" not in self.world.entries
@@ -582,7 +582,7 @@ class Model(RuleBasedStateMachine):
         if not self.world.path.is_dir():
             self.world.path.mkdir()
             if self.watch.waiting:
-                self._tell(Directory(), fate)
+                self._report(Directory(), fate)
 
     def _date(self, path: Path) -> None:
         os.utime(path, (self.world.now, self.world.now), follow_symlinks=False)
@@ -593,14 +593,14 @@ class Model(RuleBasedStateMachine):
         inode = os.lstat(self.world.path / name).st_ino
         self.world.entries[name] = Entry(inode, kind, self.world.now, owner)
         if self.watch.watching == self._identity():
-            self._tell(File(name), fate)
+            self._report(File(name), fate)
 
     def _identity(self) -> Identity:
         status = self.world.path.stat()
         return Identity(status.st_dev, status.st_ino)
 
-    def _tell(self, key: Key, fate: str) -> None:
-        if fate in ("told", "doubled"):
+    def _report(self, key: Key, fate: str) -> None:
+        if fate in ("reported", "doubled"):
             self.queue.put(key)
         if fate in ("late", "doubled"):
             self.late.append(key)

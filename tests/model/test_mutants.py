@@ -31,16 +31,16 @@ CLEANER, RECONCILER = "reconcile.cleaner", "reconcile.reconciler"
 
 MUTANTS: dict[str, list[Change]] = {
     "notified images are residue though their row is live": [
-        Change(f"{PLANNER}:verdict", "Verdict.RECHECK if notified", "Verdict.REMOVE if notified")
+        Change(f"{PLANNER}:action_for", "Action.RECHECK if notified", "Action.REMOVE if notified")
     ],
     "deleted images are kept": [
-        Change(f"{PLANNER}:verdict", "return Verdict.REMOVE, Reason.DELETED", "pass")
+        Change(f"{PLANNER}:action_for", "return Action.REMOVE, Reason.DELETED", "pass")
     ],
     "an unknown image counts as absent": [
-        Change(f"{PLANNER}:verdict", "state is ImageState.UNKNOWN", "False")
+        Change(f"{PLANNER}:action_for", "state is ImageState.UNKNOWN", "False")
     ],
     "young files without a row are removed": [
-        Change(f"{PLANNER}:verdict", "if age < grace", "if age < grace / 2"),
+        Change(f"{PLANNER}:action_for", "if age < grace", "if age < grace / 2"),
         Change(f"{PLANNER}:Planner.decide", "age >= self.grace", "age >= self.grace / 2"),
     ],
     "no witness is needed": [Change(f"{PLANNER}:Planner.witnessed", "return ", "return True or ")],
@@ -57,7 +57,7 @@ MUTANTS: dict[str, list[Change]] = {
     "notified images are compared with capital letters": [
         Change(f"{PLANNER}:Planner.decide", "found.lower() in notified", "found in notified")
     ],
-    "a file's status is not kept with its verdict": [
+    "a file's status is not kept with its decision": [
         Change(f"{PLANNER}:Planner._decide", "None if isinstance(look, OSError) else look", "None")
     ],
     "the wait until the grace is over is too long": [
@@ -73,23 +73,23 @@ MUTANTS: dict[str, list[Change]] = {
         Change(f"{BUDGET}:RemovalBudget.room", "self.limit -", "1 + self.limit -")
     ],
     "the budget lasts for half a day": [
-        Change(f"{BUDGET}:RemovalBudget.room", "- WINDOW", "- WINDOW / 2")
+        Change(f"{BUDGET}:RemovalBudget.room", ">= WINDOW", ">= WINDOW / 2")
     ],
     "the budget is never refilled": [
-        Change(f"{BUDGET}:RemovalBudget.room", "- WINDOW", "- 9 * WINDOW")
+        Change(f"{BUDGET}:RemovalBudget.room", ">= WINDOW", ">= 9 * WINDOW")
     ],
     "the budget forgets all when the oldest removal is old": [
         Change(
             f"{BUDGET}:RemovalBudget.room",
-            "self._total -= int(self._spent.popleft()[1])",
-            "self._total = 0; self._spent.clear()",
+            "self._spent.popleft()",
+            "self._spent.clear()",
         )
     ],
     "reservations are not counted": [
-        Change(f"{BUDGET}:RemovalBudget.reserve", "self._total += 1", "pass")
+        Change(f"{BUDGET}:RemovalBudget.reserve", "self._spent.append(self._clock())", "pass")
     ],
     "a refund gives back two": [
-        Change(f"{BUDGET}:RemovalBudget.refund", "self._total -= 1", "self._total -= 2")
+        Change(f"{BUDGET}:RemovalBudget.refund", "self._spent.pop()", "del self._spent[-2:]")
     ],
     "a row in doubt is a deleted one": [
         Change(f"{IMAGES}:state_of", "deleted in (True, 1)", "deleted not in (False, 0)")
@@ -124,10 +124,10 @@ MUTANTS: dict[str, list[Change]] = {
         )
     ],
     "a file that was written again is removed": [
-        Change(f"{STAGING}:Staging.remove", "_version(now) != _version(judged)", "False")
+        Change(f"{STAGING}:Staging.remove", "_version(now) != _version(seen)", "False")
     ],
     "a file that came after the look is removed": [
-        Change(f"{STAGING}:Staging.remove", "judged is None or", "judged is not None and")
+        Change(f"{STAGING}:Staging.remove", "seen is None or", "seen is not None and")
     ],
     "a directory that was moved away is worked on": [
         Change(f"{STAGING}:Staging.remove", "not self._is_in_place()", "False")
@@ -151,8 +151,8 @@ MUTANTS: dict[str, list[Change]] = {
     "names that no event reported are believed to be known": [
         Change(f"{STAGING}:Staging.forget_names", "self._index = None", "pass")
     ],
-    "verdicts never grow old": [
-        Change(f"{CLEANER}:Pass.decisions", "> MAX_VERDICT_AGE", "> 10 * MAX_VERDICT_AGE")
+    "actions never grow old": [
+        Change(f"{CLEANER}:Pass.decisions", "> MAX_DECISION_AGE", "> 10 * MAX_DECISION_AGE")
     ],
     "decisions are not held for a witness": [
         Change(f"{CLEANER}:Pass.decisions", "decision.reason is Reason.NO_WITNESS", "False")

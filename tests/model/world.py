@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the watcher meets in the model: a directory, a lagging database, events, and time.
 
-Directory and database are real; nothing happens in a thread, and time only passes when told to.
+Directory and database are real; nothing happens in a thread, and time only passes on request.
 """
 
 import errno
@@ -14,12 +14,12 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from watcher.database.images import Images, ImageState
+from watcher.database.images import Found, Images, ImageState
 from watcher.database.server import Row
 from watcher.database.sqlite import SQLite
 from watcher.reconcile.age import AgeClock
 from watcher.reconcile.budget import RemovalBudget
-from watcher.reconcile.cleaner import MAX_VERDICT_AGE, Cleaner, Pass
+from watcher.reconcile.cleaner import MAX_DECISION_AGE, Cleaner, Pass
 from watcher.reconcile.planner import Planner
 from watcher.staging.directory import Identity, Staging
 from watcher.stats import Stats
@@ -31,14 +31,14 @@ DAY = 86400.0
 GRAIN = 60.0  # seconds by which the watcher may count a day longer
 SLOW = 3.0  # seconds for which a read, or what comes before a removal, may take
 SLOW_REMOVAL = 6.0
-OLDEST_VERDICT = MAX_VERDICT_AGE + 2 * SLOW + SLOW_REMOVAL  # at the end of a removal
+OLDEST_DECISION = MAX_DECISION_AGE + 2 * SLOW + SLOW_REMOVAL  # at the end of a removal
 START = 1_700_000_000.0
 UNASKED = "ffffffff-ffff-4fff-8fff-ffffffffffff"
 
 
 @dataclass
 class Image:
-    """One image on the primary; ``generation`` tells apart those that had the same id."""
+    """One image on the primary; ``generation`` distinguishes those that had the same id."""
 
     row: ImageState = ImageState.ABSENT
     spelling: str = ""
@@ -94,7 +94,7 @@ class Database:
 
 @dataclass
 class World:
-    """All that is true at a moment, and the judge of removals."""
+    """All that is true at a moment, and the check of removals."""
 
     home: Path
     now: float = START
@@ -138,7 +138,7 @@ class World:
         """Removals of files without a row in the last 24 hours, or a little longer."""
         return sum(moment > self.now - DAY - longer for moment in self.absent_removals)
 
-    def judge(self, name: str) -> None:
+    def check_removal(self, name: str) -> None:
         """The watcher has removed that name: was it right, by what is true now?"""
         entry = self.entries.pop(name)
         self.removals += 1
@@ -147,16 +147,16 @@ class World:
         key, generation = entry.owner
         current = self.database.image(key).generation == generation
         assert not (current and self.live(key)), f"{name} belongs to a live image"
-        verdict = self.shown_deleted.get(key)
-        if verdict is None:
+        action = self.shown_deleted.get(key)
+        if action is None:
             assert key in self.stated_absent, f"{name} was removed without a statement"
-            verdict = self.stated_absent[key]
+            action = self.stated_absent[key]
             assert not self.stated, f"{name} was removed on an answer that is {self.stated}"
             assert self.witnessed, f"{name} was removed by a database that nothing vouches for"
             assert self.now - entry.changed >= GRACE, f"{name} is young, and has no row"
             self.absent_removals.append(self.now)
             assert self.within_a_day() <= LIMIT, f"{name} is one too many"
-        assert self.now - verdict <= OLDEST_VERDICT, f"{name} was removed on an old verdict"
+        assert self.now - action <= OLDEST_DECISION, f"{name} was removed on an old decision"
 
     def close(self) -> None:
         """Leave nothing behind."""
@@ -184,9 +184,9 @@ class FaultyServer(SQLite):
         if self._world.fault == "cut":
             return rows[:-1]
         if self._world.fault == "uncommitted":
-            return [(row_id, 1, "READ UNCOMMITTED") for row_id, *_ in rows]
+            return [(row_id, 1, "READ UNCOMMITTED", None) for row_id, *_ in rows]
         if self._world.fault == "in doubt":
-            return [(row_id, None, level) for row_id, _, level in rows]
+            return [(row_id, None, *others) for row_id, _, *others in rows]
         return rows
 
     def state(self, ids: Sequence[str], *, causal: bool = False) -> list[Row]:
@@ -218,10 +218,12 @@ class ReplicaImages(Images):
         super().__init__(f"sqlite:///{world.database.path}")
         self._server, self._world = FaultyServer(world), world
 
-    def states(self, ids: Collection[str]) -> dict[str, ImageState]:
+    def find(self, ids: Collection[str]) -> dict[str, Found]:
         """The first read."""
         _one_of(self._world.at_reads)
-        return self._noted(super().states(ids))
+        images = super().find(ids)
+        self._noted({key: image.state for key, image in images.items()})
+        return images
 
     def confirm_absent(self, ids: Collection[str]) -> dict[str, ImageState]:
         """The stating read."""
@@ -243,8 +245,8 @@ class ReplicaImages(Images):
         return states
 
 
-class JudgedStaging(Staging):
-    """Has each removal judged at the moment when it is done."""
+class CheckedStaging(Staging):
+    """Checks each removal at the moment when it is done."""
 
     def __init__(self, world: World) -> None:
         super().__init__(f"{world.path}/")
@@ -254,24 +256,26 @@ class JudgedStaging(Staging):
         """All names, in an order that doesn't depend on the file system."""
         return iter(sorted(super().listing()))
 
-    def remove(self, name: str, judged: os.stat_result | None) -> int | None:
-        """Remove; all that vanishes is judged."""
+    def remove(self, name: str, seen: os.stat_result | None) -> int | None:
+        """Remove, and check all that vanished."""
         assert not self._world.stopping, f"{name} is to be removed after the stop"
         self._world.removing = name
         _one_of(self._world.at_removals)
         self._world.removing = ""
         self._world.now += self._world.duration
         try:
-            return super().remove(name, judged)
+            return super().remove(name, seen)
         finally:
             for gone in self._world.entries.keys() - self._world.listing():
-                self._world.judge(gone)
+                self._world.check_removal(gone)
 
 
 def new_cleaner(world: World, staging: Staging, images: Images) -> Cleaner:
     """The cleaner, on the model's time."""
     budget = RemovalBudget(LIMIT, clock=lambda: world.now)
-    planner = Planner(staging, images, budget, absent_grace=GRACE, clock=ModelClock(world))
+    planner = Planner(
+        staging, images, budget, absent_grace=GRACE, trusted=False, clock=ModelClock(world)
+    )
     return CountedCleaner(world, staging, planner)
 
 

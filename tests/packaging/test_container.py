@@ -73,6 +73,6 @@ def test_it_builds_and_runs(steps: list[Step], root: Root, tmp_path: Path) -> No
     assert root.run(program, "--version", user=uid).strip() == version("glance-staging-watcher")
     site = site_in(root, tmp_path)
     said = root.run(program, "sweep", "--config-file", "/srv/site/glance-api.conf", user=uid)
-    assert "Cleaned 1 stale staging files, 1 ignored (0 errors)" in said
+    assert "Cleaned 1 stale staging file, 1 ignored (0 errors)" in said
     assert site.live.exists() and not site.residue.exists()
     root.run(str(Path(program).with_name("python")), "-c", "import pymysql, psycopg")

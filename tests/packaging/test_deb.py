@@ -63,7 +63,7 @@ CREATE USER glance@localhost IDENTIFIED BY 'secret';
 GRANT ALL ON glance.* TO glance@localhost;
 """
 
-# What apt, dpkg and the services write, whatever is installed.
+# What apt, dpkg and the services write, with any package.
 NOISE = re.compile(
     r"/var/(lib/(apt|dpkg|glance|logrotate|mysql|rabbitmq|systemd)|cache|log|tmp|backups)/"
     r"|/run/|/tmp/|/etc/ld\.so\.cache|.*/__pycache__"
@@ -211,6 +211,7 @@ def test_it_runs_beside_debians_glance_and_goes_without_a_trace(deb: Path, host:
     assert state.splitlines() == ["ActiveState=inactive", "UnitFileState=disabled"]
     modes = host.run("stat", "--format=%a %U:%G", CONFIG, str(Path(CONFIG).parent))
     assert modes.splitlines() == ["640 root:glance", "750 root:glance"]
+    assert host.run("stat", "--format=%a %U:%G", str(Path(LOG).parent)) == "750 glance:glance\n"
     assert host.run("dpkg-query", "--show", "--showformat=${Conffiles}", NAME).split()[::2] == [
         *(CONFIG, f"/etc/logrotate.d/{NAME}")
     ]
@@ -237,9 +238,14 @@ def test_it_runs_beside_debians_glance_and_goes_without_a_trace(deb: Path, host:
     wait_for(lambda: not (host.path / STAGING[1:] / dead).exists(), TIMEOUT, "the removal")
     assert (host.path / STAGING[1:] / live).exists()
     assert "ERROR" not in log.read_text()
+    assert f"Removed '{STAGING}/{dead}'" in log.read_text()
+    history = host.run(NAME, "history").splitlines()
+    assert [line.split()[3:5] for line in history[1:2]] == [[dead, "deleted"]]
+    assert host.run(NAME, "status", check=False).startswith("Service            running since ")
 
     host.run("logrotate", "--force", "/etc/logrotate.conf")
     assert (log.with_suffix(".log.1")).exists()
+    assert (log.with_name("audit.json.1")).exists()
     again = staged(host)
     request(host, "DELETE", f"{ELSEWHERE}/v2/images/{again}")
     wait_for(lambda: not (host.path / STAGING[1:] / again).exists(), TIMEOUT, "the removal")

@@ -47,6 +47,7 @@ def test_the_wheel_has_the_program_and_no_tests(dist: Dist) -> None:
     assert {name.partition("/")[0] for name in files} == {
         *("watcher", f"{prefix}.dist-info", f"{prefix}.data")
     }
+    assert not [name for name in files if "demo" in name or "tools" in name]
     modules = {str(path.relative_to(SOURCE)) for path in (SOURCE / "watcher").rglob("*.py")}
     assert {name for name in files if name.endswith(".py")} == modules
     assert f"{prefix}.dist-info/licenses/LICENSE" in files
@@ -83,7 +84,7 @@ def test_it_installs_and_runs_in_an_empty_environment(
     place.mkdir()
     site = make_site(place, str(place))
     assert run(NAME, "sweep", "--config-file", str(site.config_file)).startswith(
-        "Cleaned 1 stale staging files, 1 ignored (0 errors); "
+        "Cleaned 1 stale staging file, 1 ignored (0 errors); "
     )
     assert site.live.exists() and not site.residue.exists()
     assert "[staging_watcher]" in run(

@@ -3,7 +3,9 @@
 
 import os
 import re
+import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,11 @@ import pytest
 
 from tests.functional.program import PROGRAM
 from tests.packaging.conftest import SOURCE, needed
+from tools import completion
+from watcher import service
 from watcher.cli import COMMANDS
+from watcher.cli.options import GLOBAL
+from watcher.conf import watcher_opts
 
 Shell = Callable[..., set[str]]
 
@@ -56,10 +62,21 @@ while zpty -r terminal; do :; done
 """
 
 
-def options_of(command: str, program: Path = PROGRAM) -> set[str]:
-    """The options in the program's help."""
+PARSER = (
+    "import sys; from watcher import cli, conf; name = sys.argv[1];"
+    "conf.load(['--help'], cli_opts=cli.parser_options(name) if name else [])"
+)
+
+
+def options_of(command: str) -> set[str]:
+    """The options that the parser knows."""
+    return options_in([sys.executable, "-c", PARSER, command])
+
+
+def options_in(command: list[str | Path]) -> set[str]:
+    """The options in the help that a command prints."""
     run = subprocess.run(
-        [program, *command.split(), "--help"],
+        command,
         env=os.environ | {"COLUMNS": "500"},  # no name of an option is broken in two
         capture_output=True,
         text=True,
@@ -98,9 +115,34 @@ def test_the_man_page_has_each_command_and_option(command: str) -> None:
     assert not command or re.search(rf"^ +{command}(  |$)", text, re.MULTILINE)
 
 
+def section(name: str) -> str:
+    """One section of the man page, its lines joined."""
+    text = page(SOURCE / "docs/man/glance-staging-watcher.8")
+    found = re.search(rf"^{name}\n(.*?)^(?=\S)", text, re.MULTILINE | re.DOTALL)
+    assert found
+    return " ".join(found[1].split())
+
+
+def test_the_man_page_has_each_option_of_the_configuration() -> None:
+    text = section("CONFIGURATION")
+    assert re.findall(r"(\w+) = ", text) == [opt.name for opt in watcher_opts]
+    for opt in watcher_opts:
+        default = opt.sample_default or opt.default
+        said = text.partition(f"{opt.name} = ")[2].partition(" = ")[0]
+        if default is not None and opt.name not in ("exchange", "topics"):
+            shown = str(default).lower() if isinstance(default, bool) else default
+            assert f"Default: {shown}." in said, opt.name
+
+
+def test_the_man_page_has_each_signal() -> None:
+    named = set(re.findall(r"SIG[A-Z0-9]+", section("SIGNALS")))
+    assert named == {signal.Signals(number).name for number in service.SIGNALS}
+
+
 def test_the_man_page_of_the_upgrade_check_has_its_option() -> None:
     program = PROGRAM.with_name("glance-staging-watcher-status")
-    assert options_of("upgrade check", program) <= options_of(""), "the man page of those is named"
+    found = options_in([program, "upgrade", "check", "--help"])
+    assert found <= options_of(""), "the man page of those is named"
     usage = [str(program), "upgrade", "check", "--help"]
     said = subprocess.run(usage, capture_output=True, text=True, check=True).stdout
     assert "--json" in said
@@ -161,6 +203,42 @@ def complete(request: pytest.FixtureRequest) -> Shell:
     return shell
 
 
+def test_completion_is_what_is_generated(tmp_path: Path) -> None:
+    completion.main(tmp_path)
+    for name in completion.FILES:
+        written = (SOURCE / "etc" / name).read_text()
+        assert written == (tmp_path / name).read_text(), "make completion updates it"
+
+
+@EACH_COMMAND
+def test_the_list_of_options_is_that_of_the_parser(command: str) -> None:
+    options = [*GLOBAL, *(COMMANDS[command].options if command else ())]
+    assert {name for option in options for name in option.spellings} == options_of(command)
+
+
+@EACH_COMMAND
+def test_the_help_is_short_and_has_two_examples(command: str) -> None:
+    said = subprocess.run(
+        [PROGRAM, *command.split(), "--help"],
+        env=os.environ | {"COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    examples = said.partition("\nexamples:\n")[2].partition("\n\n")[0].splitlines()
+    shown = [line.split()[1:] for line in examples if line.startswith("  glance-staging-watcher")]
+    assert len(shown) == 2 and len(examples) == 4
+    for words in shown:
+        assert not command or words[0] == command
+        options = {word for word in words if word.startswith("-")}
+        assert options <= options_of(words[0] if words[0] in COMMANDS else "")
+    assert len(said.splitlines()) <= (30 if command else 55)
+    long = [line for line in said.splitlines() if len(line) > 80]
+    assert not [line for line in long if not line.startswith(("usage: ", "  glance-staging"))]
+    for option in COMMANDS[command].options if command else GLOBAL:
+        assert re.search(rf"^  {re.escape(option.names[0])}\b", said, re.MULTILINE)
+
+
 @EACH_COMMAND
 def test_completion_knows_each_option(complete: Shell, command: str) -> None:
     offered = complete(*command.split(), "--") | complete(*command.split(), "-")
@@ -172,6 +250,7 @@ def test_completion_knows_commands_and_values(complete: Shell, tmp_path: Path) -
     assert complete("sw") == {"sweep"}
     assert complete("sweep", "--dr") == {"--dry-run"}
     assert complete("check", "--format", "j") == {"json"}
+    assert complete("--debug", "check", "--form") == {"--format"}
     (tmp_path / "glance-api.conf").touch()
     (tmp_path / "glance.d").mkdir()
     path = f"{tmp_path}/glance"

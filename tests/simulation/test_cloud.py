@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The simulation of many hosts: what must hold in it in each scenario, and what it must agree
-with where a formula or a measurement tells."""
+with where a formula or a measurement exists."""
 
 import math
 from dataclasses import replace

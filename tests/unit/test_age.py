@@ -47,7 +47,7 @@ def test_a_file_of_the_future_is_young(now: FakeTime, clock: AgeClock) -> None:
 
 
 @pytest.mark.parametrize("step", [3600.0, -3600.0])
-def test_after_a_step_of_the_clock_files_age_anew(
+def test_after_a_step_of_the_clock_files_age_again(
     now: FakeTime, clock: AgeClock, step: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     written = status(now.wall, now.wall)
@@ -63,7 +63,7 @@ def test_after_a_step_of_the_clock_files_age_anew(
             "WARNING",
             f"System clock stepped by {step:+.0f} s; restarting absent_grace",
         )
-    ], "told once"
+    ], "logged once"
 
 
 @pytest.mark.parametrize(("step", "age"), [(1.0, 101.0), (-1.0, 99.0), (1.25, 0.0), (-1.25, 0.0)])
@@ -91,7 +91,7 @@ def test_real_clocks(tmp_path: Path) -> None:
     assert 0 <= AgeClock().age(file.lstat()) < 60
 
 
-OTHER_CLOCK = -86_400.0  # what a server's clock tells has nothing to do with ours
+OTHER_CLOCK = -86_400.0  # a server's clock has nothing to do with ours
 
 
 def seen(size: int = 0, mtime: float = OTHER_CLOCK, ctime: float = OTHER_CLOCK) -> os.stat_result:
@@ -120,15 +120,15 @@ def test_how_long_a_file_has_been_seen_as_it_is(
     now: FakeTime, looks: Sequence[tuple[float, os.stat_result] | str], age: float
 ) -> None:
     sightings = Sightings(lambda: now.monotonic)
-    told = math.nan
+    reported = math.nan
     for look in looks:
         if isinstance(look, str):
             sightings.begin()
         else:
             now.run(look[0])
             sightings.age("another file", seen(size=round(now.monotonic)))
-            told = sightings.age("file", look[1])
-    assert told == age
+            reported = sightings.age("file", look[1])
+    assert reported == age
 
 
 def test_what_is_too_much_to_remember_is_young(

@@ -26,7 +26,7 @@ def test_in_24_hours_at_most_that_many() -> None:
     assert budget.room == 0
     clock.now += WINDOW / 2 - 1
     assert spend(budget, 1) == 0, "the first four are not a day old"
-    clock.now += 62
+    clock.now += 1
     assert spend(budget, 100) == 4
     clock.now += 3 * WINDOW
     assert budget.room == 10
@@ -43,7 +43,6 @@ def test_never_more_than_the_limit_in_any_window() -> None:
     assert len(moments) > 250, "it goes on day by day"
     for first, last in zip(moments, moments[50:], strict=False):
         assert last - first >= WINDOW
-    assert len(budget._spent) <= 51
 
 
 def test_a_removal_that_is_not_made_is_given_back() -> None:
@@ -90,5 +89,5 @@ def test_a_refund_counts_for_the_time_of_its_reservation() -> None:
     budget.refund()
     clock.now += WINDOW - 900
     assert budget.room == 2, "only the second is younger than a day"
-    clock.now += 1000
+    clock.now += 900
     assert budget.room == 3

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each finding means: tables of cases, without I/O."""
+"""What each result means: tables of cases, without I/O."""
 
 import errno
 import os
@@ -142,15 +142,15 @@ def test_rows(count: int, result: Result, found: str) -> None:
         (Privileges("sqlite", "/x", True), None),
         (
             Privileges("mysql", "gl`ance", True),
-            "GRANT SELECT (id, deleted) ON `gl``ance`.`images` TO",
+            "GRANT SELECT (id, deleted, status) ON `gl``ance`.`images` TO",
         ),
         (
             Privileges("mariadb", "glance", True),
-            "GRANT SELECT (id, deleted) ON `glance`.`images` TO",
+            "GRANT SELECT (id, deleted, status) ON `glance`.`images` TO",
         ),
         (
             Privileges("postgresql", "glance", True),
-            "GRANT SELECT (id, deleted) ON images TO staging_watcher",
+            "GRANT SELECT (id, deleted, status) ON images TO staging_watcher",
         ),
     ],
 )
@@ -333,7 +333,7 @@ def test_the_remedy_is_for_what_the_broker_said(cause: str, remedy: str) -> None
     assert remedy in check_broker.remedy(cause)
 
 
-def test_no_part_of_a_password_is_told() -> None:
+def test_no_part_of_a_password_is_shown() -> None:
     error = ValueError("Port could not be cast to integer value as 's3cr3t'")
     assert "s3cr3t" not in why_not_connected(error)
     assert why_not_connected(OSError("[Errno 111] no")) == "[Errno 111] no"

@@ -3,6 +3,7 @@
 
 import errno
 import logging
+import math
 import os
 import time
 import uuid
@@ -15,11 +16,11 @@ import pytest
 
 from tests.services import Images as GlanceImages
 from tests.unit.passes import clean, finish, new_cleaner, plan, sweep
-from watcher.database.images import Images, ImageState
+from watcher.database.images import Found, Images, ImageState
 from watcher.errors import DatabaseError
 from watcher.reconcile import cleaner as cleaner_module
 from watcher.reconcile.cleaner import Cleaner, Outcome, Progress, Removal, Step
-from watcher.reconcile.planner import Reason, Verdict
+from watcher.reconcile.planner import Action, Reason
 from watcher.staging import directory as staging_module
 from watcher.staging.directory import DirectoryReplacedError, FileChangedError, Staging
 from watcher.stats import Trigger
@@ -73,7 +74,7 @@ def debug(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="watcher")
 
 
-def told(*names: str) -> dict[str, float]:
+def reported(*names: str) -> dict[str, float]:
     return dict.fromkeys(names, 0.0)
 
 
@@ -153,7 +154,7 @@ def test_converting_and_decompressing(host: Host) -> None:
     assert host.left == {"foo", staged}
 
 
-def test_deleted_rows_need_no_wait_whatever_their_status(host: Host) -> None:
+def test_deleted_rows_of_any_status_need_no_wait(host: Host) -> None:
     image = new_id()
     host.glance.insert(image, deleted=True, status="pending_delete")
     host.stage(image)
@@ -212,14 +213,14 @@ def test_a_row_that_appears_before_the_second_read_saves_the_file(
 ) -> None:
     image = new_id()
     host.stage(image)
-    first_read = host.images.states
+    first_read = host.images.find
 
-    def late(ids: set[str]) -> dict[str, ImageState]:
-        states = first_read(ids)
+    def late(ids: set[str]) -> dict[str, Found]:
+        images = first_read(ids)
         host.glance.insert(image)
-        return states
+        return images
 
-    monkeypatch.setattr(host.images, "states", late)
+    monkeypatch.setattr(host.images, "find", late)
     assert counts(host.sweep()) == (0, 1, 0)
     assert host.left == {image}
 
@@ -262,15 +263,15 @@ def test_a_file_that_is_made_after_the_look_stays(
     image = new_id()
     if deleted:
         host.glance.insert(image, deleted=True)
-    read = host.images.states
+    read = host.images.find
 
-    def meanwhile(ids: set[str]) -> dict[str, ImageState]:
+    def meanwhile(ids: set[str]) -> dict[str, Found]:
         host.stage(image)
         return read(ids)
 
-    monkeypatch.setattr(host.images, "states", meanwhile)
+    monkeypatch.setattr(host.images, "find", meanwhile)
     with host.staging:
-        outcome = clean(host.cleaner(), told(image), Trigger.FILE_EVENT)
+        outcome = clean(host.cleaner(), reported(image), Trigger.FILE_EVENT)
     assert counts(outcome) == (0, 1, 0)
     assert outcome.changed == [image]
     assert host.left == {image}
@@ -282,15 +283,15 @@ def test_a_file_of_a_deleted_image_that_is_staged_again_stays(
     image = new_id()
     host.glance.insert(image, deleted=True)
     host.stage(image)
-    read = host.images.states
+    read = host.images.find
 
-    def meanwhile(ids: set[str]) -> dict[str, ImageState]:
-        states = read(ids)
+    def meanwhile(ids: set[str]) -> dict[str, Found]:
+        images = read(ids)
         (host.path / image).unlink()
         (host.path / image).write_bytes(b"of a restored image")
-        return states
+        return images
 
-    monkeypatch.setattr(host.images, "states", meanwhile)
+    monkeypatch.setattr(host.images, "find", meanwhile)
     outcome = host.sweep()
     assert counts(outcome) == (0, 1, 0) and outcome.changed == [image]
     assert host.left == {image}
@@ -314,14 +315,14 @@ def slow_unlink(monkeypatch: pytest.MonkeyPatch, clock: Clock, seconds: float) -
     monkeypatch.setattr(os, "unlink", slowly)
 
 
-def test_old_verdicts_are_asked_for_again(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_decisions_are_made_again(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """An image is restored while others are removed slowly."""
     images = sorted(new_id() for _ in range(10))
     host.glance.insert(*images, deleted=True)
     host.stage(*images)
     clock = Clock(monkeypatch, cleaner_module)
     slow_unlink(monkeypatch, clock, 0.6)
-    work = host.cleaner().clean(told(*images), Trigger.FILE_EVENT)
+    work = host.cleaner().clean(reported(*images), Trigger.FILE_EVENT)
     with host.staging:
         for step in work.steps():
             if isinstance(step, Removal) and step.image_id == images[1]:
@@ -332,7 +333,7 @@ def test_old_verdicts_are_asked_for_again(host: Host, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(("pause", "reads"), [(0.1, 1), (0.6, 3), (60.0, 10)])
-def test_how_often_verdicts_are_asked_for(
+def test_how_often_decisions_are_made_again(
     host: Host, monkeypatch: pytest.MonkeyPatch, pause: float, reads: int
 ) -> None:
     """At least one removal a read: it ends, however slow the file system is."""
@@ -340,13 +341,13 @@ def test_how_often_verdicts_are_asked_for(
     host.glance.insert(*images, deleted=True)
     host.stage(*images)
     slow_unlink(monkeypatch, Clock(monkeypatch, cleaner_module), pause)
-    read, asked = host.images.states, []
+    read, asked = host.images.find, []
 
-    def count(ids: set[str]) -> dict[str, ImageState]:
+    def count(ids: set[str]) -> dict[str, Found]:
         asked.append(len(ids))
         return read(ids)
 
-    monkeypatch.setattr(host.images, "states", count)
+    monkeypatch.setattr(host.images, "find", count)
     assert counts(host.sweep()) == (10, 0, 0)
     assert len(asked) == reads
 
@@ -359,16 +360,16 @@ def test_a_pass_goes_on_where_a_database_error_stopped_it(
     host.glance.insert(*live)
     host.glance.insert(*dead, deleted=True)
     host.stage(*live, *dead)
-    read, reads = host.images.states, iter(range(20))
+    read, reads = host.images.find, iter(range(20))
     asked: list[str] = []
 
-    def failing(ids: set[str]) -> dict[str, ImageState]:
+    def failing(ids: set[str]) -> dict[str, Found]:
         if next(reads) % 2:
             raise DatabaseError("gone away")
         asked.extend(ids)
         return read(ids)
 
-    monkeypatch.setattr(host.images, "states", failing)
+    monkeypatch.setattr(host.images, "find", failing)
     cleaner = host.cleaner()
     with host.staging:
         work = cleaner.sweep()
@@ -396,7 +397,7 @@ def test_without_a_witness_files_without_a_row_stay(host: Host) -> None:
         assert {decision.reason for decision in plan(cleaner)} == {Reason.NO_WITNESS}
         host.glance.insert(dead, deleted=True)
         host.stage(dead)
-        assert counts(clean(cleaner, told(dead), Trigger.FILE_EVENT)) == (1, 0, 0)
+        assert counts(clean(cleaner, reported(dead), Trigger.FILE_EVENT)) == (1, 0, 0)
         outcome = sweep(cleaner)
     assert counts(outcome) == (3, 0, 0) and outcome.unwitnessed == 0
 
@@ -412,9 +413,9 @@ def test_a_witness_found_late_in_a_pass_counts_for_all_of_it(
     monkeypatch.setattr(host.staging, "listing", lambda: iter([*absent, known]))
     cleaner = host.cleaner(trusted=False)
     with host.staging:
-        decided = {decision.name: decision.verdict for decision in plan(cleaner)}
-        assert decided == dict.fromkeys(absent, Verdict.REMOVE) | {
-            known: Verdict.REMOVE if deleted else Verdict.KEEP
+        decided = {decision.name: decision.action for decision in plan(cleaner)}
+        assert decided == dict.fromkeys(absent, Action.REMOVE) | {
+            known: Action.REMOVE if deleted else Action.KEEP
         }
         outcome = sweep(host.cleaner(trusted=False))
     assert counts(outcome) == ((6, 0, 0) if deleted else (5, 1, 0))
@@ -447,11 +448,11 @@ def test_a_witness_whose_row_is_purged_gives_way_to_another(host: Host) -> None:
     host.stage(first, second)
     cleaner = host.cleaner(trusted=False)
     with host.staging:
-        assert counts(clean(cleaner, told(first))) == (1, 0, 0)
+        assert counts(clean(cleaner, reported(first))) == (1, 0, 0)
         host.glance.purge(first)
         host.stage(absent)
-        assert counts(clean(cleaner, told(absent))) == (0, 1, 0)
-        assert counts(clean(cleaner, told(absent, second))) == (1, 1, 0)
+        assert counts(clean(cleaner, reported(absent))) == (0, 1, 0)
+        assert counts(clean(cleaner, reported(absent, second))) == (1, 1, 0)
 
 
 def test_files_beyond_those_that_can_wait_for_a_witness_stay(
@@ -490,15 +491,15 @@ def test_what_others_removed_is_cleaned_but_no_removal_of_ours(host: Host, delet
     cleaner = host.cleaner(max_absent_removals=1)
     unlink, remove = os.unlink, host.staging.remove
 
-    def slower(name: str, judged: os.stat_result | None = None) -> int | None:
+    def slower(name: str, seen: os.stat_result | None = None) -> int | None:
         if name in gone:
             unlink(host.path / name)
-        return remove(name, judged)
+        return remove(name, seen)
 
     host.staging.remove = slower  # type: ignore[method-assign]
     with host.staging:
         steps: list[Step] = []
-        outcome = finish(cleaner.clean(told(*gone, ours), Trigger.FILE_EVENT), steps)
+        outcome = finish(cleaner.clean(reported(*gone, ours), Trigger.FILE_EVENT), steps)
     removals = [step for step in steps if isinstance(step, Removal)]
     assert counts(outcome) == (4, 0, 0)
     tally = cleaner.stats.tallies[Trigger.FILE_EVENT]
@@ -518,7 +519,7 @@ def test_the_limit_on_absent_images_holds_over_sweeps_and_events(host: Host) -> 
         assert counts(outcome) == (3, 3, 0) and outcome.limited == 3
         assert deleted not in host.left
         for _ in range(3):
-            outcome = clean(cleaner, told(*host.left), Trigger.FILE_EVENT)
+            outcome = clean(cleaner, reported(*host.left), Trigger.FILE_EVENT)
             assert counts(outcome) == (0, 3, 0) and outcome.limited == 3
             assert counts(sweep(cleaner)) == (0, 3, 0)
         cleaner.planner.budget.limit = 4
@@ -542,7 +543,7 @@ def test_a_file_whose_status_cannot_be_read_stays(
     outcome = host.sweep()
     assert counts(outcome) == (1, 1, 0)
     assert host.left == {broken}
-    assert outcome.young[broken] < 1e6
+    assert outcome.young[broken] == math.inf
 
 
 @pytest.mark.parametrize("trusted", [True, False])
@@ -557,14 +558,14 @@ def test_no_row_in_the_table_removes_nothing(host: Host, trusted: bool) -> None:
 def test_a_database_error_ends_the_sweep(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cleaner_module, "FILES_PER_STEP", 2)
     host.stage(*(new_id() for _ in range(6)))
-    first_read, reads = host.images.states, iter(range(10))
+    first_read, reads = host.images.find, iter(range(10))
 
-    def failing(ids: set[str]) -> dict[str, ImageState]:
+    def failing(ids: set[str]) -> dict[str, Found]:
         if next(reads) == 1:
             raise DatabaseError("gone away")
         return first_read(ids)
 
-    monkeypatch.setattr(host.images, "states", failing)
+    monkeypatch.setattr(host.images, "find", failing)
     with pytest.raises(DatabaseError):
         host.sweep()
     assert len(host.left) == 4
@@ -577,7 +578,7 @@ def test_a_live_row_of_a_notified_image_is_lagging(host: Host) -> None:
     with host.staging:
         outcome = clean(
             host.cleaner(),
-            told(image.upper(), other),
+            reported(image.upper(), other),
             Trigger.NOTIFICATION,
             notified={image, other[:-1]},
         )
@@ -678,12 +679,12 @@ def test_the_plan_removes_nothing_and_says_why(host: Host) -> None:
     cleaner.planner._clock.age = lambda status: 61.0 if status.st_ino == old else 1.0  # type: ignore[method-assign]
     with host.staging:
         decided = {decision.name: decision for decision in plan(cleaner)}
-    assert {name: decision.verdict for name, decision in decided.items()} == {
-        "foo": Verdict.KEEP,
-        live: Verdict.KEEP,
-        deleted: Verdict.REMOVE,
-        absent: Verdict.REMOVE,
-        young: Verdict.RECHECK,
+    assert {name: decision.action for name, decision in decided.items()} == {
+        "foo": Action.KEEP,
+        live: Action.KEEP,
+        deleted: Action.REMOVE,
+        absent: Action.REMOVE,
+        young: Action.RECHECK,
     }
     assert {name: decision.reason for name, decision in decided.items()} == {
         "foo": Reason.NOT_AN_IMAGE,
@@ -718,10 +719,10 @@ def test_what_cannot_be_removed_does_not_use_the_limit_up(
     monkeypatch.setattr(host.staging, "listing", lambda: iter([*stuck, *absent]))
     remove = host.staging.remove
 
-    def refuse(name: str, judged: os.stat_result | None = None) -> int | None:
+    def refuse(name: str, seen: os.stat_result | None = None) -> int | None:
         if name in stuck:
             raise FileChangedError(name) if how == "changes" else PermissionError(1, "no", name)
-        return remove(name, judged)
+        return remove(name, seen)
 
     monkeypatch.setattr(host.staging, "remove", refuse)
     with host.staging:
@@ -729,6 +730,27 @@ def test_what_cannot_be_removed_does_not_use_the_limit_up(
     assert counts(outcome) == {"fails": (2, 1, 3), "changes": (2, 4, 0)}[how]
     assert outcome.changed == (stuck if how == "changes" else [])
     assert len(host.left) == 4
+
+
+def test_a_deleted_image_gives_nothing_back_to_the_limit(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absent, deleted = new_id(), new_id()
+    host.glance.insert(deleted, deleted=True)
+    host.stage(absent, deleted)
+    monkeypatch.setattr(host.staging, "listing", lambda: iter([absent, deleted]))
+    remove = host.staging.remove
+
+    def refuse(name: str, seen: os.stat_result | None = None) -> int | None:
+        if name == deleted:
+            raise PermissionError(1, "no", name)
+        return remove(name, seen)
+
+    monkeypatch.setattr(host.staging, "remove", refuse)
+    cleaner = host.cleaner(max_absent_removals=2)
+    with host.staging:
+        assert counts(sweep(cleaner)) == (1, 0, 1)
+    assert cleaner.planner.budget.room == 1
 
 
 def test_only_what_may_go_has_a_second_read(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -777,10 +799,27 @@ def test_a_failure_after_a_removal_is_an_error_line_again(
     with host.staging:
         for _ in range(2):
             (host.path / image).mkdir()
-            assert counts(clean(cleaner, told(image), Trigger.FILE_EVENT)) == (0, 0, 1)
+            assert counts(clean(cleaner, reported(image), Trigger.FILE_EVENT)) == (0, 0, 1)
             (host.path / image).rmdir()
             host.stage(image)
-            assert counts(clean(cleaner, told(image), Trigger.FILE_EVENT)) == (1, 0, 0)
+            assert counts(clean(cleaner, reported(image), Trigger.FILE_EVENT)) == (1, 0, 0)
+    assert [level for level, text in lines(caplog) if text.startswith("Failed")] == ["ERROR"] * 2
+
+
+def test_a_failure_after_a_sweep_removed_it_is_an_error_line_again(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = new_id()
+    host.glance.insert(image, deleted=True)
+    cleaner = host.cleaner()
+    with host.staging:
+        (host.path / image).mkdir()
+        assert counts(sweep(cleaner)) == (0, 0, 1)
+        (host.path / image).rmdir()
+        host.stage(image)
+        assert counts(sweep(cleaner)) == (1, 0, 0)
+        (host.path / image).mkdir()
+        assert counts(clean(cleaner, reported(image), Trigger.FILE_EVENT)) == (0, 0, 1)
     assert [level for level, text in lines(caplog) if text.startswith("Failed")] == ["ERROR"] * 2
 
 
@@ -830,10 +869,10 @@ def test_a_dry_run_and_the_sweep_agree(host: Host, monkeypatch: pytest.MonkeyPat
     host.glance.insert(deleted, deleted=True)
     host.stage("foo", deleted, *absent)
     with host.staging:
-        planned = {each.name: each.verdict for each in plan(host.cleaner(max_absent_removals=2))}
+        planned = {each.name: each.action for each in plan(host.cleaner(max_absent_removals=2))}
         assert len(host.left) == 6
         assert counts(sweep(host.cleaner(max_absent_removals=2))) == (3, 3, 0)
-    assert host.left == {name for name, verdict in planned.items() if verdict is Verdict.KEEP}
+    assert host.left == {name for name, action in planned.items() if action is Action.KEEP}
 
 
 def test_a_pass_that_is_replaced_gives_its_reservation_back(host: Host) -> None:

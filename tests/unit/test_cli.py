@@ -10,7 +10,8 @@ import pytest
 from oslo_config import cfg
 from oslo_log import log
 
-from watcher.cli import COMMANDS, VALUED, main, split
+from watcher.cli import COMMANDS, main, split
+from watcher.cli import valued as our_valued
 from watcher.startup import server_of
 
 
@@ -27,6 +28,7 @@ from watcher.startup import server_of
         (["--config-file", "sweep"], None, ["--config-file", "sweep"]),
         (["--log-fi", "L", "sweep"], "sweep", ["--log-fi", "L"]),
         (["--debug"], None, ["--debug"]),
+        (["--since", "2d", "history"], "history", ["--since", "2d"]),
         (["--config-file", "F", "swep"], "swep", ["--config-file", "F"]),
         ([""], "", []),
     ],
@@ -51,7 +53,7 @@ def test_the_options_that_take_a_value_are_known() -> None:
     registry = Registry()
     log.register_options(registry)
     registry([], default_config_files=[], default_config_dirs=[])
-    assert valued - set(VALUED) <= {"--log_config_append", "--log-config"} | {
+    assert valued - our_valued() <= {"--log_config_append", "--log-config"} | {
         "--log_file", "--log_dir", "--config-source"
     }  # fmt: skip
     assert {"--log-file", "--log-dir", "--log-config-append", "--log-date-format"} <= valued

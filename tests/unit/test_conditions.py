@@ -6,7 +6,7 @@ import pytest
 from oslo_config import cfg
 from oslo_log import formatters, log
 
-from watcher.backoff import backoff
+from watcher.backoff import retry_delay
 from watcher.conditions import MAX_LENGTH, Condition
 
 
@@ -42,7 +42,7 @@ def test_a_warning_begins_as_one(caplog: pytest.LogCaptureFixture) -> None:
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
-def test_nothing_is_told_of_one_that_is_forgotten(caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_is_logged_of_one_that_is_forgotten(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     fault = Condition(log.getLogger("watcher.test"), "Lost: %s", "Back")
     assert not fault.forget()
@@ -54,13 +54,13 @@ def test_nothing_is_told_of_one_that_is_forgotten(caplog: pytest.LogCaptureFixtu
 @pytest.mark.parametrize(
     ("attempt", "longest"), [(1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (10**6, 60)]
 )
-def test_backoff_doubles_up_to_a_minute_with_jitter(attempt: int, longest: float) -> None:
-    delays = {backoff(attempt) for _ in range(50)}
+def test_retry_delay_doubles_up_to_a_minute_with_jitter(attempt: int, longest: float) -> None:
+    delays = {retry_delay(attempt) for _ in range(50)}
     assert all(longest / 2 <= delay <= longest for delay in delays)
     assert len(delays) > 1
 
 
-def test_an_exception_in_hand_is_not_told_a_second_time() -> None:
+def test_a_current_exception_is_not_logged_a_second_time() -> None:
     said = io.StringIO()
     handler = logging.StreamHandler(said)
     conf = cfg.ConfigOpts()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``[database] connection`` as Glances have it, whatever driver it is meant for."""
+"""``[database] connection`` as Glances have it, for any driver."""
 
 import ssl
 from importlib.util import find_spec

@@ -293,10 +293,10 @@ def test_the_table(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert history.run(configured(path), since=None, image=None, as_json=False) == 0
     utc, quoted = "2026-11-24T22:11:40Z", r"'a\x20b\x1b[31m\udcff'"
     assert capsys.readouterr().out.splitlines() == [
-        f"{'TIME':<20}      SIZE  {'FILE':<49}  STATE    TRIGGER       LATENCY",
-        f"{utc}    4.0KiB  {IMAGE + '.uc':<49}  deleted  notification    1.9ms",
-        f"{utc}        0B  {quoted:<49}  deleted  sweep               -",
-        f"{utc}    3.0GiB  {IMAGE:<49}  absent   recheck       3601.3s",
+        f"{'TIME':<20}       SIZE  {'FILE':<43}  STATE    TRIGGER        LATENCY",
+        f"{utc}    4.0 KiB  {IMAGE + '.uc':<43}  deleted  notification    1.9 ms",
+        f"{utc}        0 B  {quoted:<43}  deleted  sweep                -",
+        f"{utc}    3.0 GiB  {IMAGE:<43}  absent   recheck       3601.3 s",
         "",
         "3 files removed, 3.0 GiB freed",
         "1 line skipped: incomplete, or not written by this program",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever a file is called, it neither stops a sweep nor goes without a dead image's id."""
+"""With any name, a file neither stops a sweep nor goes without a dead image's id."""
 
 import os
 import tempfile
@@ -46,13 +46,13 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
 
 
 def left_of(names: set[bytes]) -> set[bytes]:
-    """What must stay, told by other means than the code under test."""
+    """What must stay, found by other means than the code under test."""
     return {name for name in names if name.split(b".")[0] != DEAD.encode()}
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.sets(names, max_size=12), st.sets(names, max_size=12))
-def test_names(images: Images, swept: set[bytes], told_of: set[bytes]) -> None:
+def test_names(images: Images, swept: set[bytes], reported: set[bytes]) -> None:
     with tempfile.TemporaryDirectory() as home:
         directory = os.fsencode(home)
         with Staging(home) as staging:
@@ -62,8 +62,8 @@ def test_names(images: Images, swept: set[bytes], told_of: set[bytes]) -> None:
             outcome = sweep(cleaner)
             assert outcome.cleaned + outcome.ignored == len(swept)
             assert set(os.listdir(directory)) == left_of(swept)
-            for name in told_of:
+            for name in reported:
                 open(os.path.join(directory, name), "wb").close()
-            clean(cleaner, {os.fsdecode(name): 0.0 for name in told_of})
+            clean(cleaner, {os.fsdecode(name): 0.0 for name in reported})
             clean(cleaner, dict.fromkeys(staging.files_of(DEAD), 0.0), Trigger.NOTIFICATION)
-        assert set(os.listdir(directory)) == left_of(swept | told_of)
+        assert set(os.listdir(directory)) == left_of(swept | reported)

@@ -387,9 +387,9 @@ def test_each_removal_is_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     heartbeats = []
     remove = Staging.remove
 
-    def watched(self: Staging, name: str, judged: os.stat_result | None) -> int | None:
+    def watched(self: Staging, name: str, seen: os.stat_result | None) -> int | None:
         heartbeats.append(service._heartbeat)
-        return remove(self, name, judged)
+        return remove(self, name, seen)
 
     monkeypatch.setattr(Staging, "remove", watched)
     service.start()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import socketserver
+import sqlite3
 import threading
 import uuid
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ import sqlalchemy as sa
 from tests.services import Images as GlanceImages
 from watcher.database import images as images_module
 from watcher.database import postgresql as postgresql_module
-from watcher.database.images import Images, ImageState
+from watcher.database.images import Found, Images, ImageState
 from watcher.database.mysql import MySQL
 from watcher.database.postgresql import PostgreSQL
 from watcher.database.server import QUERY_TIMEOUT, READ_TIMEOUT, Row, Server
@@ -223,7 +224,7 @@ LIMITS = {
 
 
 @pytest.mark.parametrize("database_url", LIMITS, indirect=True)
-def test_the_limits_that_the_servers_are_told(database_url: str) -> None:
+def test_the_limits_that_the_servers_get(database_url: str) -> None:
     """They are those of one statement: nothing is left for whom a pooler gives the session."""
     table = Images(database_url)
     backend = "mariadb" if table.backend == "mysql" else table.backend
@@ -316,14 +317,14 @@ def test_an_id_that_was_not_asked_for_is_no_answer(
     monkeypatch: pytest.MonkeyPatch, answer: object
 ) -> None:
     table = Images("sqlite:////x")
-    monkeypatch.setattr(table._server, "find", lambda ids: [(answer, 0, "SERIALIZABLE")])
+    monkeypatch.setattr(table._server, "find", lambda ids: [(answer, 0, "SERIALIZABLE", None)])
     with pytest.raises(DatabaseError, match="asked for images by their ids"):
         table.states([new_id()])
 
 
 def test_an_id_that_is_answered_twice_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     table, image = Images("sqlite:////x"), new_id()
-    monkeypatch.setattr(table._server, "find", lambda ids: [(image, 0, "SERIALIZABLE")] * 2)
+    monkeypatch.setattr(table._server, "find", lambda ids: [(image, 0, "SERIALIZABLE", None)] * 2)
     with pytest.raises(DatabaseError, match="one id twice"):
         table.states([image])
 
@@ -352,7 +353,7 @@ def scanned(table: Images, ids: list[str]) -> Callable[[], int]:
 @pytest.mark.parametrize("connected", ["", "charset=utf8mb3", "charset=latin1"])
 @pytest.mark.parametrize("stored", ["utf8mb3", "utf8mb4", "latin1"])
 @pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
-def test_the_second_read_uses_the_index_whatever_the_character_sets(
+def test_the_second_read_uses_the_index_for_any_character_sets(
     images: GlanceImages, database_url: str, stored: str, connected: str
 ) -> None:
     there = [new_id() for _ in range(5000)]
@@ -423,7 +424,7 @@ def test_an_answer_at_a_level_that_shows_what_is_not_committed(
     "parameter",
     ["", "init_command=SET%20SESSION%20TRANSACTION%20ISOLATION%20LEVEL%20READ%20UNCOMMITTED"],
 )
-def test_nothing_uncommitted_counts_whatever_the_url_sets(
+def test_nothing_uncommitted_counts_with_any_url(
     images: GlanceImages, database_url: str, parameter: str
 ) -> None:
     live = new_id()
@@ -464,9 +465,7 @@ def test_modes_of_sql(images: GlanceImages, database_url: str, mode: str) -> Non
 
 @pytest.mark.parametrize("options", ["use_unicode=0", "use_unicode=false&charset=utf8"])
 @pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
-def test_ids_are_texts_whatever_the_url_says(
-    images: GlanceImages, database_url: str, options: str
-) -> None:
+def test_ids_are_texts_with_any_url(images: GlanceImages, database_url: str, options: str) -> None:
     live = new_id()
     images.insert(live)
     table = Images(f"{database_url}?{options}")
@@ -479,7 +478,7 @@ def test_no_query_asks_for_more_ids_than_it_may(monkeypatch: pytest.MonkeyPatch,
 
     def find(ids: list[str]) -> list[Row]:
         asked.append(ids)
-        return [(key, 0, "SERIALIZABLE") for key in ids]
+        return [(key, 0, "SERIALIZABLE", None) for key in ids]
 
     def state(ids: list[str], *, causal: bool) -> list[Row]:
         asked.append(ids)
@@ -512,9 +511,9 @@ def test_a_connection_that_failed_is_not_asked_again(
 
 
 class Flaky(Server):
-    """Connects and answers as it is told to."""
+    """Connects and answers as it is set up."""
 
-    def __init__(self, *errors: Exception) -> None:
+    def __init__(self, *errors: BaseException) -> None:
         super().__init__({})
         self.errors, self.connections, self.broken = list(errors), 0, False
 
@@ -569,6 +568,16 @@ def test_a_lost_connection_is_tried_once_more(
     assert server.connections == connections
 
 
+def test_an_interrupt_is_no_fault_of_the_database() -> None:
+    table = Images("sqlite://")
+    table._server = server = Flaky()
+    assert table.check()
+    server.errors = [KeyboardInterrupt()]
+    with pytest.raises(KeyboardInterrupt):
+        table.check()
+    assert not server.connected, "its next answer might be that to this query"
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
@@ -596,8 +605,39 @@ def test_closing_does_not_wait_for_a_query() -> None:
     assert table._server.connected
     table.close()
     assert not table._server.connected
+    assert table._execute(lambda server: server.ask("SELECT 1")) == [(1,)], "it may be asked again"
 
 
 @pytest.mark.parametrize("kind", [MySQL, PostgreSQL, SQLite])
 def test_a_close_before_any_connection(kind: type[Server]) -> None:
     kind({}).close()
+
+
+def test_the_status_comes_with_the_row(images: GlanceImages, database_url: str) -> None:
+    uploading, deleted, absent = new_id(), new_id(), new_id()
+    images.insert(uploading, status="uploading")
+    images.insert(deleted, deleted=True, status="deleted")
+    assert Images(database_url).find({uploading, deleted, absent}) == {
+        uploading: Found(LIVE, "uploading"),
+        deleted: Found(DELETED, "deleted"),
+        absent: Found(ABSENT, None),
+    }
+
+
+def test_without_a_column_for_the_status(tmp_path: Path) -> None:
+    """As in a database whose user may read two columns; each connection finds out once."""
+    database = sqlite3.connect(tmp_path / "x.sqlite", isolation_level=None)
+    database.execute("CREATE TABLE images (id VARCHAR(36) PRIMARY KEY, deleted BOOLEAN)")
+    live = new_id()
+    database.execute("INSERT INTO images VALUES (?, 0)", (live,))
+    table = Images(f"sqlite:///{tmp_path / 'x.sqlite'}")
+    asked: list[str] = []
+    table._server._connection = table._server._connect()
+    table._server._connection.set_trace_callback(asked.append)
+    for _ in range(2):
+        assert table.find([live]) == {live: Found(LIVE, None)}
+    assert ["images.status" in sql for sql in asked] == [False] * 2, "refused before it ran"
+    database.execute("ALTER TABLE images ADD status VARCHAR(30) DEFAULT 'active'")
+    assert table.find([live]) == {live: Found(LIVE, None)}
+    table.close()
+    assert table.find([live]) == {live: Found(LIVE, "active")}

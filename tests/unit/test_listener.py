@@ -17,7 +17,7 @@ from oslo_config import cfg
 
 from tests.services import wait_for
 from tests.unit.delays import DelaysQueue
-from watcher import conf
+from watcher import backoff, conf
 from watcher.errors import ConfigError
 from watcher.stats import Stats
 from watcher.triggers import broker, listener
@@ -233,7 +233,7 @@ class World:
         patch.setattr(messaging, "get_notification_listener", self._make)
         patch.setattr(broker, "is_rabbit", lambda transport: True)
         patch.setattr(broker, "consumers", self._consumers)
-        patch.setattr(listener, "backoff", lambda attempt: 0.01)
+        patch.setattr(backoff, "retry_delay", lambda attempt: 0.01)
         conf = load(directory, "[DEFAULT]\ntransport_url = fake://\n")
         self.notifications = NotificationListener(conf, self.queue, Stats())
 
@@ -363,8 +363,8 @@ def test_a_lost_broker_and_its_return(world: World, caplog: pytest.LogCaptureFix
     [(key, delay)] = world.queue.delays
     assert key == Sweep() and 0 <= delay <= 8
     assert world.queue.replaced == [Sweep()], "an earlier sweep may see too little"
-    told = [m for m in caplog.messages if "Listening" not in m and "driver" not in m]
-    assert told == [f"{BEGAN}[Errno 111] ECONNREFUSED", ENDED]
+    reported = [m for m in caplog.messages if "Listening" not in m and "driver" not in m]
+    assert reported == [f"{BEGAN}[Errno 111] ECONNREFUSED", ENDED]
 
 
 def test_a_reconnect_without_a_word_of_loss_is_followed_by_a_sweep(world: World) -> None:
@@ -484,7 +484,7 @@ def test_no_free_thread_is_a_fault_at_once(
     world.wait_condition(None)
 
 
-def test_whatever_goes_wrong_the_supervisor_goes_on(
+def test_the_supervisor_survives_any_exception(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*arguments: object, **options: object) -> Any:
@@ -558,11 +558,11 @@ def test_each_process_tries_to_reconnect_at_intervals_of_its_own(tmp_path: Path)
     delays = {delay_of(rabbit) for _ in range(20)}
     assert len(delays) == 20
     assert all(1 <= delay <= 4 for delay in delays)
-    told = rabbit + "[oslo_messaging_rabbit]\nkombu_reconnect_delay = 0.25\n"
-    assert delay_of(told) == 0.25
+    reported = rabbit + "[oslo_messaging_rabbit]\nkombu_reconnect_delay = 0.25\n"
+    assert delay_of(reported) == 0.25
 
 
-def test_the_next_node_of_a_cluster_is_chosen_by_chance_unless_told(tmp_path: Path) -> None:
+def test_the_next_node_of_a_cluster_is_chosen_randomly_by_default(tmp_path: Path) -> None:
     rabbit = "[DEFAULT]\ntransport_url = rabbit://a/\n[oslo_messaging_rabbit]\n"
     for text, strategy in (
         ("", "shuffle"),
@@ -651,7 +651,7 @@ def attempts_of(world: World, monkeypatch: pytest.MonkeyPatch) -> list[int]:
             found.append(attempt)
         return 0.001
 
-    monkeypatch.setattr(listener, "backoff", noting)
+    monkeypatch.setattr(backoff, "retry_delay", noting)
     return found
 
 
@@ -705,7 +705,7 @@ def test_what_a_replaced_listener_logs_is_not_of_the_next_one(world: World) -> N
 def test_after_an_answer_a_failed_question_is_repeated_soon_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(listener, "backoff", lambda attempt: 3600.0)
+    monkeypatch.setattr(backoff, "retry_delay", lambda attempt: 3600.0)
     asks = listener._Consumption(set())
     for _ in range(20):
         asks.retry()

@@ -5,9 +5,9 @@ from typing import cast
 
 import pytest
 
-from watcher.cli.listing import list_findings
+from watcher.cli.listing import list_entries
 from watcher.reconcile.cleaner import Cleaner
-from watcher.reconcile.planner import Decision, Reason, Verdict
+from watcher.reconcile.planner import Action, Decision, Reason
 from watcher.staging.directory import Staging
 
 FILES = 2500
@@ -29,10 +29,10 @@ def test_lines_are_written_while_files_are_looked_at(
             for number in range(FILES):
                 if number % 1000 == 0:
                     written.append(len(capsys.readouterr().out.splitlines()))
-                yield Decision(f"x{number}", None, None, Verdict.KEEP, Reason.NOT_AN_IMAGE)
+                yield Decision(f"x{number}", None, None, Action.KEEP, Reason.NOT_AN_IMAGE)
 
     with Staging(str(tmp_path)) as staging:
-        totals = list_findings(staging, cast(Cleaner, ManyFiles()), as_json=as_json)
+        totals = list_entries(staging, cast(Cleaner, ManyFiles()), as_json=as_json)
     assert totals["keep"].files == FILES
     head = 0 if as_json else 1
     assert written == [0, 1000 + head, 1000]

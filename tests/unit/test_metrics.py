@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import re
+import time
 from collections.abc import Iterator, Mapping
 
 import pytest
@@ -8,6 +9,7 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from watcher.reconcile.cleaner import Outcome
+from watcher.reconcile.kinds import Kind, Share
 from watcher.stats import LAG_BUCKETS, Stats, Tally, Trigger
 from watcher.telemetry.metrics import PREFIX, Metrics, new_registry
 from watcher.workqueue import Image, Sweep, WorkQueue
@@ -112,6 +114,22 @@ def test_files_held_back() -> None:
     assert value(families(stats), "files_held_back") == 0
     stats.swept(0.25, Outcome(ignored=7, unwitnessed=5))
     assert value(families(stats), "files_held_back") == 5
+
+
+def test_what_a_sweep_left() -> None:
+    stats = Stats()
+    assert value(families(stats), "staged_files", kind="foreign", image_status="") is None
+    share, outcome = Share(), Outcome(ignored=2)
+    share.files, share.size, share.oldest = 2, 8192, time.time() - 3600
+    outcome.kinds[Kind("live", "uploading")] = share
+    stats.swept(0.25, outcome)
+    found = families(stats)
+    live, foreign = {"kind": "live", "image_status": "uploading"}, {"kind": "foreign"}
+    assert value(found, "staged_files", **live) == 2
+    assert value(found, "staged_bytes", **live) == 8192
+    assert 3600 <= (value(found, "staged_oldest_age_seconds", **live) or 0) < 3700
+    for name in ("staged_files", "staged_bytes", "staged_oldest_age_seconds"):
+        assert value(found, name, **foreign, image_status="") == 0
 
 
 def test_the_lag_is_a_histogram(stats: Stats) -> None:

@@ -49,6 +49,14 @@ def test_relations(staging: Place, other: Place, expected: str | None) -> None:
     assert relation(staging, other) == expected
 
 
+def test_a_place_knows_the_directories_above_it(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    place = place_of(str(tmp_path / "a" / "not" / "there"), [])
+    above = [os.stat(path) for path in (tmp_path / "a", tmp_path, "/")]
+    known = {(status.st_dev, status.st_ino) for status in above}
+    assert place.identity is None and place.above >= known
+
+
 def test_a_place_is_that_below_a_bind_mount() -> None:
     table = [
         Mount("1", "8:1", "/", "/", "ext4"),

@@ -2,13 +2,13 @@
 import pytest
 
 from watcher.database.images import ImageState, state_of
-from watcher.reconcile.planner import RECHECKS, Reason, Verdict, recheck_delay, verdict
+from watcher.reconcile.planner import RECHECKS, Action, Reason, action_for, recheck_delay
 
 LIVE, DELETED, ABSENT = ImageState.LIVE, ImageState.DELETED, ImageState.ABSENT
 UNKNOWN = ImageState.UNKNOWN
 
 
-KEEP, REMOVE, RECHECK = Verdict.KEEP, Verdict.REMOVE, Verdict.RECHECK
+KEEP, REMOVE, RECHECK = Action.KEEP, Action.REMOVE, Action.RECHECK
 
 
 @pytest.mark.parametrize(
@@ -29,19 +29,19 @@ KEEP, REMOVE, RECHECK = Verdict.KEEP, Verdict.REMOVE, Verdict.RECHECK
         (UNKNOWN, 1e9, True, True, (KEEP, Reason.UNKNOWN)),
     ],
 )
-def test_verdict(
+def test_decision(
     state: ImageState,
     age: float,
     notified: bool,
     witnessed: bool,
-    expected: tuple[Verdict, Reason],
+    expected: tuple[Action, Reason],
 ) -> None:
-    assert verdict(state, age=age, grace=60, notified=notified, witnessed=witnessed) == expected
+    assert action_for(state, age=age, grace=60, notified=notified, witnessed=witnessed) == expected
 
 
 @pytest.mark.parametrize(("age", "outcome"), [(0, REMOVE), (-1, RECHECK)])
-def test_without_a_grace_only_files_of_the_future_wait(age: float, outcome: Verdict) -> None:
-    assert verdict(ABSENT, age=age, grace=0)[0] is outcome
+def test_without_a_grace_only_files_of_the_future_wait(age: float, outcome: Action) -> None:
+    assert action_for(ABSENT, age=age, grace=0, notified=False, witnessed=True)[0] is outcome
 
 
 @pytest.mark.parametrize(

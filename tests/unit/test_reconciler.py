@@ -2,6 +2,7 @@
 import errno
 import logging
 import os
+import re
 import sqlite3
 import time
 import uuid
@@ -14,7 +15,7 @@ from tests.unit.delays import DelaysQueue
 from tests.unit.passes import new_cleaner
 from watcher import backoff
 from watcher.conf import Limits
-from watcher.database.images import Images, ImageState
+from watcher.database.images import Found, Images
 from watcher.errors import DatabaseError
 from watcher.reconcile import cleaner as cleaner_module
 from watcher.reconcile import reconciler as reconciler_module
@@ -29,7 +30,7 @@ INTERVAL = 86400
 
 
 class FollowingWatch:
-    """Watches whatever it is told to, or fails to."""
+    """Watches what it is given, or fails to."""
 
     def __init__(self) -> None:
         self.watching: Identity | None = None
@@ -165,7 +166,7 @@ def world(new_world: Callable[..., World]) -> World:
 @pytest.fixture
 def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes retries follow at once."""
-    monkeypatch.setattr(backoff, "backoff", lambda attempt: 0.001)
+    monkeypatch.setattr(backoff, "retry_delay", lambda attempt: 0.001)
 
 
 @pytest.fixture(autouse=True)
@@ -200,8 +201,8 @@ def test_at_start_everything_is_swept(new_world: Callable[..., World]) -> None:
 
 
 def test_events_are_handled_before_a_sweep_taken_with_them(world: World) -> None:
-    [told], swept = world.stage(True), world.stage(True, 5)
-    steps = world.do(Sweep(), Image(told))
+    [reported], swept = world.stage(True), world.stage(True, 5)
+    steps = world.do(Sweep(), Image(reported))
     assert [step.trigger for step in steps if isinstance(step, Removal)] == [
         Trigger.NOTIFICATION,
         *[Trigger.SWEEP] * len(swept),
@@ -255,18 +256,18 @@ def test_a_notified_image_whose_row_lags_is_looked_at_again(world: World) -> Non
     world.run(lambda: image not in world.left)
 
 
-def test_a_file_that_changes_under_its_verdict_is_looked_at_again(
+def test_a_file_that_changes_after_its_decision_is_looked_at_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [image] = world.stage(True)
-    read = world.images.states
+    read = world.images.find
 
-    def written_meanwhile(ids: set[str]) -> dict[str, ImageState]:
-        monkeypatch.setattr(world.images, "states", read)
+    def written_meanwhile(ids: set[str]) -> dict[str, Found]:
+        monkeypatch.setattr(world.images, "find", read)
         (world.staging / image).write_bytes(b"more")
         return read(ids)
 
-    monkeypatch.setattr(world.images, "states", written_meanwhile)
+    monkeypatch.setattr(world.images, "find", written_meanwhile)
     assert not removed(world.do(File(image)), Trigger.FILE_EVENT)
     steps: list[Step] = []
     while not removed(steps, Trigger.RECHECK):
@@ -408,7 +409,10 @@ def test_files_without_a_row_wait_for_a_witness(
     assert not world.causes()
     world.run(lambda: world.left == {known})
     lines = logged(caplog)
-    assert [line[:5] for line in lines if not line.startswith("Watching")] == ["Files", "Found"]
+    assert [line[:5] for line in lines if not line.startswith(("Watching", "Sweep"))] == [
+        "Files",
+        "Found",
+    ]
     assert len(logged(caplog, level="WARNING")) == 1
 
 
@@ -421,13 +425,13 @@ def test_a_notified_image_without_files_here_is_a_witness(
     (world.staging / image).unlink()
     absent = world.stage(None)
     asked: list[set[str]] = []
-    read = world.images.states
+    read = world.images.find
 
-    def note(ids: set[str]) -> dict[str, ImageState]:
+    def note(ids: set[str]) -> dict[str, Found]:
         asked.append(set(ids))
         return read(ids)
 
-    monkeypatch.setattr(world.images, "states", note)
+    monkeypatch.setattr(world.images, "find", note)
     unknown = str(uuid.uuid4())
     world.do(Image(unknown))
     assert not world.cleaner.planner.witnessed
@@ -455,16 +459,16 @@ def test_a_sweep_goes_on_where_the_database_failed(
     world = new_world()
     world.stage(True, 50)
     world.stage(False, 50)
-    read, queries = world.images.states, iter(range(1, 1000))
+    read, queries = world.images.find, iter(range(1, 1000))
     asked: list[str] = []
 
-    def fickle(ids: set[str]) -> dict[str, ImageState]:
+    def fickle(ids: set[str]) -> dict[str, Found]:
         if next(queries) % 3 == 0:
             raise DatabaseError(f"gone away after {len(asked)} ms")
         asked.extend(ids)
         return read(ids)
 
-    monkeypatch.setattr(world.images, "states", fickle)
+    monkeypatch.setattr(world.images, "find", fickle)
     world.run(lambda: world.cleaner.stats.sweeps == 1)
     assert len(world.left) == 50
     assert len(asked) == len(set(asked)) == 100, "nothing was asked for twice"
@@ -484,14 +488,14 @@ def test_a_sweep_that_is_asked_for_meanwhile_looks_at_everything(
     monkeypatch.setattr(cleaner_module, "FILES_PER_STEP", 1)
     [image] = world.left
     world.stage(False, 5)
-    read, asked = world.images.states, iter(range(100))
+    read, asked = world.images.find, iter(range(100))
 
-    def fail_late(ids: set[str]) -> dict[str, ImageState]:
+    def fail_late(ids: set[str]) -> dict[str, Found]:
         if next(asked) == 5:
             raise DatabaseError("gone away")
         return read(ids)
 
-    monkeypatch.setattr(world.images, "states", fail_late)
+    monkeypatch.setattr(world.images, "find", fail_late)
     monkeypatch.setattr(
         world.cleaner.staging, "listing", lambda: iter(sorted(world.left, key=image.__ne__))
     )
@@ -541,14 +545,14 @@ def test_an_image_notified_within_a_sweep_that_fails_is_looked_at_again(world: W
 def test_while_it_fails_events_cost_no_query_before_the_next_try(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backoff, "backoff", lambda attempt: 60.0)
+    monkeypatch.setattr(backoff, "retry_delay", lambda attempt: 60.0)
     queries: list[object] = []
 
-    def fail(ids: object) -> dict[str, ImageState]:
+    def fail(ids: object) -> dict[str, Found]:
         queries.append(ids)
         raise DatabaseError("gone away")
 
-    monkeypatch.setattr(world.images, "states", fail)
+    monkeypatch.setattr(world.images, "find", fail)
     names = world.stage(True, 20)
     for name in names:
         world.do(File(name))
@@ -563,7 +567,7 @@ def test_retries_back_off(world: World, monkeypatch: pytest.MonkeyPatch) -> None
         attempts.append(attempt)
         return 0.0
 
-    monkeypatch.setattr(backoff, "backoff", note)
+    monkeypatch.setattr(backoff, "retry_delay", note)
     world.break_database()
     for _ in range(4):
         world.do(Sweep())
@@ -577,7 +581,7 @@ def test_retries_back_off(world: World, monkeypatch: pytest.MonkeyPatch) -> None
 def test_without_a_directory_the_database_is_asked_all_the_same(
     new_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backoff, "backoff", lambda attempt: 0.0)
+    monkeypatch.setattr(backoff, "retry_delay", lambda attempt: 0.0)
     world = new_world()
     world.staging.rmdir()
     world.break_database()
@@ -699,7 +703,7 @@ def test_file_events_that_cannot_be_had_are_a_condition(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(backoff, "backoff", lambda attempt: 0.0)
+    monkeypatch.setattr(backoff, "retry_delay", lambda attempt: 0.0)
     world = new_world()
     world.watch.fault = OSError(errno.EMFILE, "no instance")
     for _ in range(3):
@@ -722,7 +726,7 @@ def test_a_watch_that_failed_is_a_fault_until_it_is_seen_to_work_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     waits: list[int] = []
-    monkeypatch.setattr(backoff, "backoff", lambda attempt: waits.append(attempt) or 3600.0)  # type: ignore[func-returns-value]
+    monkeypatch.setattr(backoff, "retry_delay", lambda attempt: waits.append(attempt) or 3600.0)  # type: ignore[func-returns-value]
     world = new_world()
     world.do()
     follow, followed = world.watch.follow, []
@@ -763,7 +767,7 @@ def test_a_watch_that_ended_is_made_again_and_swept_after(world: World) -> None:
 # Log
 
 
-def test_a_sweep_says_what_was_removed_since_the_previous_one(
+def test_each_sweep_says_what_it_and_the_events_before_it_removed(
     world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = world.stage(True, 3)
@@ -778,9 +782,19 @@ def test_a_sweep_says_what_was_removed_since_the_previous_one(
     world.do(File(names[0]))
     world.do(Sweep())
     world.do(Sweep())
-    assert [line for line in caplog.messages if "Removed" in line] == [
-        "Removed 2 stale staging files, 0.0 MiB, since the previous sweep"
-    ]
+    kept = r"1 file kept; 0 errors; events since the previous sweep:"
+    first, second = [line for line in caplog.messages if line.startswith("Sweep finished")]
+    text = rf"Sweep finished in \d\.\d s: 1 file removed, 0 B; {kept} 1 file removed, 0 B"
+    assert re.fullmatch(text, first), first
+    text = rf"Sweep finished in \d\.\d s: 0 files removed, 0 B; {kept} 0 files removed, 0 B"
+    assert re.fullmatch(text, second), second
+
+
+def test_a_sweep_of_nothing_says_nothing(
+    new_world: Callable[..., World], caplog: pytest.LogCaptureFixture
+) -> None:
+    new_world().do(Sweep())
+    assert not [line for line in caplog.messages if "Sweep" in line]
 
 
 def test_a_network_file_system_is_logged_once(

@@ -13,12 +13,13 @@ import pytest
 from watchdog.utils import BaseThread
 
 from tests.services import wait_for
-from watcher import conf, logs, startup
+from watcher import backoff, conf, logs, startup
 from watcher import service as service_module
 from watcher.reconcile.cleaner import Failure, Progress, Removal, Step
 from watcher.service import Service
 from watcher.telemetry import http
 from watcher.telemetry import report as gmr
+from watcher.telemetry.removals import Removals
 from watcher.workqueue import Directory, Key, Waiting
 
 IMAGE = "8aa29f1a-df65-415d-993e-a9e25853feb8"
@@ -80,7 +81,7 @@ def test_a_reconciler_that_fails_is_a_condition_and_starts_again(
         yield from run()
 
     monkeypatch.setattr(service._reconciler, "run", fail_at_first)
-    monkeypatch.setattr(service_module, "backoff", lambda attempt: 0.001)
+    monkeypatch.setattr(backoff, "retry_delay", lambda attempt: 0.001)
     service.start()
     wait_for(lambda: service._reconciler.swept, 30, "the sweep")
     wait_for(lambda: not service.conditions()["cleaner"], 30, "the end of the condition")
@@ -106,7 +107,7 @@ def test_a_reconciler_that_fails_again_waits_longer_until_it_worked(
         service._queue.close()
 
     monkeypatch.setattr(service._reconciler, "run", run)
-    monkeypatch.setattr(service_module, "backoff", lambda attempt: attempts.append(attempt) or 0.0)  # type: ignore[func-returns-value]
+    monkeypatch.setattr(backoff, "retry_delay", lambda attempt: attempts.append(attempt) or 0.0)  # type: ignore[func-returns-value]
     service._run()
     assert attempts == [1, 2, 1]
 
@@ -128,7 +129,8 @@ def test_each_removal_is_audited_before_the_next_is_made(tmp_path: Path, service
 
     for suffix in ("", ".uc", ".raw"):
         (tmp_path / "staging" / f"{IMAGE}{suffix}").touch()
-    service._audit = audit = Audit()  # type: ignore[assignment]
+    audit = Audit()
+    service._removals = Removals(audit)  # type: ignore[arg-type]
     for step in service._reconciler.run():
         service._follow_up(step)
         if service._reconciler.swept:
@@ -139,21 +141,21 @@ def test_each_removal_is_audited_before_the_next_is_made(tmp_path: Path, service
 def test_systemd_hears_ready_after_the_first_sweep_and_a_ping_with_each_step(
     tmp_path: Path, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[str] = []
+    reported: list[str] = []
     monkeypatch.setattr(service._manager, "is_there", True)
     for name in ("ready", "status", "ping"):
-        monkeypatch.setattr(service._manager, name, lambda *_, name=name: told.append(name))
+        monkeypatch.setattr(service._manager, name, lambda *_, name=name: reported.append(name))
     (tmp_path / "staging" / IMAGE).touch()
     pings = []
     for step in service._reconciler.run():
-        told.clear()
+        reported.clear()
         service._follow_up(step)
-        pings.append("ping" in told)
-        assert ("ready" in told) <= service._reconciler.swept
-        assert ("status" in told) == isinstance(step, Progress)
+        pings.append("ping" in reported)
+        assert ("ready" in reported) <= service._reconciler.swept
+        assert ("status" in reported) == isinstance(step, Progress)
         if service._reconciler.swept:
             service._queue.close()
-    assert all(pings) and "ready" in told
+    assert all(pings) and "ready" in reported
 
 
 def test_a_report_that_fails_ends_nothing(
@@ -215,7 +217,7 @@ def test_a_reconciler_that_is_to_end_goes_on(
         return take()
 
     monkeypatch.setattr(service._queue, "take", end_at_first)
-    monkeypatch.setattr(service_module, "backoff", lambda attempt: 0.001)
+    monkeypatch.setattr(backoff, "retry_delay", lambda attempt: 0.001)
     service.start()
     wait_for(lambda: service._reconciler.swept, 30, "the sweep")
     service.stop()

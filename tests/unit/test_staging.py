@@ -85,12 +85,12 @@ def names(staging: Staging) -> list[str]:
 
 
 def remove(staging: Staging, name: str = ID) -> int | None:
-    """Remove a file that is as it was judged."""
+    """Remove a file that is as it was seen."""
     try:
-        judged = staging.lstat(name)
+        seen = staging.lstat(name)
     except FileNotFoundError:
-        judged = None
-    return staging.remove(name, judged)
+        seen = None
+    return staging.remove(name, seen)
 
 
 def put(staging: Staging, name: str, data: bytes = b"data") -> Path:
@@ -113,7 +113,7 @@ def test_odd_names_are_listed_and_removed(staging: Staging, name: str) -> None:
     assert names(staging) == []
 
 
-def test_a_missing_directory_is_told_apart(tmp_path: Path) -> None:
+def test_a_missing_directory_is_an_error_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), Staging(str(tmp_path / "none")):
         pass
     (tmp_path / "file").touch()
@@ -129,7 +129,7 @@ def test_nothing_is_held_open_between_passes(staging: Staging) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_files_of_an_image_whatever_the_suffix(staging: Staging) -> None:
+def test_files_of_an_image_with_any_suffix(staging: Staging) -> None:
     mine = {ID, f"{ID}.uc", f"{ID}.some.thing", ID.upper(), f"{ID.upper()}.raw"}
     for name in [*mine, str(uuid.uuid4()), "foo", f"{uuid.uuid4()}.uc"]:
         put(staging, name)
@@ -151,10 +151,10 @@ def test_files_of_an_image_follow_the_events(
     assert not staging.saw(f"{ID}.uc")
 
 
-def test_forgotten_names_are_listed_anew(staging: Staging) -> None:
+def test_forgotten_names_are_listed_again(staging: Staging) -> None:
     names(staging)
     put(staging, f"{ID}.raw")
-    assert staging.files_of(ID) == [], "no event told of it"
+    assert staging.files_of(ID) == [], "no event reported it"
     staging.forget_names()
     assert staging.files_of(ID) == [f"{ID}.raw"]
 
@@ -296,23 +296,23 @@ def test_a_directory_says_what_glance_says(staging: Staging) -> None:
     assert str(caught.value) == f"[Errno 21] Is a directory: '{staging.path}/{ID}'"
 
 
-def test_a_file_that_is_not_the_judged_one_stays(staging: Staging) -> None:
+def test_a_file_that_changed_since_it_was_seen_stays(staging: Staging) -> None:
     path = put(staging, ID)
-    judged = staging.lstat(ID)
+    seen = staging.lstat(ID)
     path.rename(path.with_name("keeps-the-inode"))
     put(staging, ID)
     with pytest.raises(FileChangedError):
-        staging.remove(ID, judged)
+        staging.remove(ID, seen)
     assert path.exists()
 
 
 def test_a_file_that_was_written_to_stays(staging: Staging) -> None:
     path = put(staging, ID)
-    judged = staging.lstat(ID)
+    seen = staging.lstat(ID)
     with path.open("ab") as file:
         file.write(b"more")
     with pytest.raises(FileChangedError):
-        staging.remove(ID, judged)
+        staging.remove(ID, seen)
     assert path.exists()
 
 
@@ -322,7 +322,7 @@ def test_nothing_is_removed_from_a_directory_that_was_moved_away(
 ) -> None:
     path = Path(staging.path)
     put(staging, ID)
-    judged = staging.lstat(ID)
+    seen = staging.lstat(ID)
     away = path.rename(path.with_name("away"))
     if replacement == "directory":
         path.mkdir()
@@ -331,7 +331,7 @@ def test_nothing_is_removed_from_a_directory_that_was_moved_away(
         other.mkdir()
         path.symlink_to(other)
     with pytest.raises(DirectoryReplacedError):
-        staging.remove(ID, judged)
+        staging.remove(ID, seen)
     assert (away / ID).exists()
 
 
@@ -379,10 +379,10 @@ def test_a_stale_handle_is_looked_at_again(
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), name)
 
     put(staging, ID)
-    judged = staging.lstat(ID)
+    seen = staging.lstat(ID)
     with monkeypatch.context() as patched, pytest.raises(FileChangedError):
         patched.setattr(os, call, stale)
-        staging.remove(ID, judged)
+        staging.remove(ID, seen)
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EUCLEAN, errno.EACCES])
@@ -402,9 +402,9 @@ def test_a_file_that_cannot_be_looked_at_is_there(
 
 
 def test_which_directory_is_on_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looked up once for each directory that is found there."""
+    """Looked up once for each directory that is found there, or until it can be told."""
     looked: list[int] = []
-    kinds = iter([None, "nfs4"])
+    kinds = iter([None, "nfs4", "unknown", "unknown", None])
 
     def network_type(descriptor: int) -> str | None:
         looked.append(descriptor)
@@ -423,6 +423,12 @@ def test_which_directory_is_on_the_network(tmp_path: Path, monkeypatch: pytest.M
         with made:
             assert made.network == "nfs4"
     assert len(looked) == 2
+    path.rename(tmp_path / "gone")
+    path.mkdir()
+    for expected in ("unknown", "unknown", None, None):
+        with made:
+            assert made.network == expected
+    assert len(looked) == 5
 
 
 def test_swaps_between_look_and_removal_harm_nothing(tmp_path: Path) -> None:
@@ -514,7 +520,7 @@ def test_nothing_is_looked_up_or_removed_outside_a_pass(
     assert path.exists()
 
 
-def test_a_name_can_be_told_of_before_any_listing(staging: Staging) -> None:
+def test_a_name_can_be_reported_before_any_listing(staging: Staging) -> None:
     put(staging, f"{ID}.uc")
     assert staging.saw(f"{ID}.uc")
     staging.forget_names()

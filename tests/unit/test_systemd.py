@@ -61,11 +61,11 @@ def test_the_life_of_a_service(listener: Listener) -> None:
 
 def test_what_was_not_received_is_sent_again(tmp_path: Path) -> None:
     manager = Manager({"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "60000000"})
-    tell = (manager.ready, manager.ping, lambda: manager.status("well"))
-    for each in tell:
+    calls = (manager.ready, manager.ping, lambda: manager.status("well"))
+    for each in calls:
         each()
     listener = Listener(str(tmp_path / "notify"))
-    for each in tell * 2:
+    for each in calls * 2:
         each()
     assert listener.heard() == ["READY=1", "WATCHDOG=1", "STATUS=well"]
     listener.socket.close()

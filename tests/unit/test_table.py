@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watcher.cli.table import human_age, human_size, one_word
+from watcher.cli.table import one_word
+from watcher.units import human_age, human_size
 
 
 @pytest.mark.parametrize(
@@ -16,9 +17,9 @@ from watcher.cli.table import human_age, human_size, one_word
         (1024, "1.0 KiB"),
         (1536, "1.5 KiB"),
         (3 << 20, "3.0 MiB"),
-        (100 << 30, "100.0 GiB"),
+        (100 << 30, "100 GiB"),
         (1 << 40, "1.0 TiB"),
-        (5000 << 40, "5000.0 TiB"),
+        (5000 << 40, "5000 TiB"),
     ],
 )
 def test_sizes(size: int, text: str) -> None:

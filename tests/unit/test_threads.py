@@ -7,7 +7,7 @@ import pytest
 from oslo_log import log
 
 from tests.services.waiting import wait_for
-from watcher import threads
+from watcher import backoff, threads
 from watcher.conditions import Condition
 from watcher.threads import Supervised
 
@@ -81,7 +81,7 @@ def test_one_that_ends_again_waits_longer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     waits: list[int] = []
-    monkeypatch.setattr(threads, "backoff", lambda attempt: waits.append(attempt) or 3600.0)  # type: ignore[func-returns-value]
+    monkeypatch.setattr(backoff, "retry_delay", lambda attempt: waits.append(attempt) or 3600.0)  # type: ignore[func-returns-value]
     supervised.start()
     end()
     supervised.supervise()
@@ -99,7 +99,7 @@ def test_one_that_ran_for_long_starts_again_at_once(
     end: Callable[[], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(threads, "backoff", lambda attempt: 3600.0)
+    monkeypatch.setattr(backoff, "retry_delay", lambda attempt: 3600.0)
     monkeypatch.setattr(threads, "RENEW_INTERVAL", -1.0)
     supervised.start()
     for runs in (2, 3):
@@ -115,7 +115,7 @@ def test_without_a_free_thread_it_starts_later(
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threads, "backoff", lambda attempt: 0.0)
+    monkeypatch.setattr(backoff, "retry_delay", lambda attempt: 0.0)
     with monkeypatch.context() as exhausted:
         exhausted.setattr(threading.Thread, "start", refuse)
         supervised.start()

@@ -62,7 +62,7 @@ def test_the_earlier_time_holds(queue: WorkQueue, delays: tuple[float, float]) -
     assert attempts(queue.take()) == {File("next"): 0}, "the later time was forgotten"
 
 
-def test_a_new_event_starts_the_attempts_anew(queue: WorkQueue) -> None:
+def test_a_new_event_restarts_the_attempts(queue: WorkQueue) -> None:
     queue.put(Image("a"), attempt=5)
     queue.put(Image("a"))
     assert attempts(queue.take()) == {Image("a"): 0}
@@ -105,7 +105,7 @@ def test_close_wakes_the_taker_with_nothing(queue: WorkQueue) -> None:
 
 
 class FakeClock:
-    """Time passes when it is told to, or waited for."""
+    """Time passes on request, or while something waits."""
 
     def __init__(self, queue: WorkQueue) -> None:
         self.waited: list[float | None] = []

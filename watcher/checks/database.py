@@ -174,10 +174,10 @@ def privileges(held: Privileges) -> Check:
     if held.backend == "sqlite":
         return Check("privileges", Result.OK, "its file is writable; the watcher only reads")
     if held.backend == "postgresql":
-        grant = "GRANT SELECT (id, deleted) ON images TO staging_watcher"
+        grant = "GRANT SELECT (id, deleted, status) ON images TO staging_watcher"
     else:
         name = held.database.replace("`", "``")
-        grant = f"GRANT SELECT (id, deleted) ON `{name}`.`images` TO 'staging_watcher'@'%'"
+        grant = f"GRANT SELECT (id, deleted, status) ON `{name}`.`images` TO 'staging_watcher'@'%'"
     return Check(
         "privileges",
         Result.OK,

@@ -120,7 +120,7 @@ def user(number: int, owner: int | None) -> Check:
 
 
 def removal(access: Access) -> Check:
-    """Whether files can be removed, as far as that can be told without trying."""
+    """Whether files can be removed, as far as that shows without trying."""
     owner = user_name(access.owner)
     if access.read_only:
         return Check(
@@ -154,12 +154,12 @@ def removal(access: Access) -> Check:
 
 
 def file_system(kind: str) -> Check:
-    """Whether file events tell of all that is written there."""
+    """Whether file events report all that is written there."""
     if kind in NETWORK:
         return Check(
             "file_system",
             Result.WARNING,
-            f"{kind} is shared: no file event tells of what other hosts write",
+            f"{kind} is shared: no file event reports what other hosts write",
             "nothing, if each host has a directory of its own there; else notifications and "
             "sweeps do the work: keep [staging_watcher] sweep_interval short",
         )

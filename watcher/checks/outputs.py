@@ -9,12 +9,14 @@ import http.client
 import importlib.util
 import os
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Iterator
 
 from watcher import logs
 from watcher.checks.result import Check, Result
 from watcher.conf import DISTRIBUTION, GROUP, Config
+from watcher.errors import ConfigError
 from watcher.telemetry.audit import refusal
 
 ANSWER_TIMEOUT = 5  # seconds
@@ -31,7 +33,7 @@ def checks(conf: Config) -> Iterator[Check]:
     if options.audit_log:
         yield file("audit", "[staging_watcher] audit_log", options.audit_log, refusal=refusal)
     if options.metrics_port:
-        yield metrics(options.metrics_host, options.metrics_port)
+        yield metrics(options.metrics_host, options.metrics_port, options.metrics_web_config)
 
 
 def file(
@@ -63,8 +65,11 @@ def _needed(path: str, directory: str) -> tuple[str, int]:
     return (path, os.W_OK) if os.path.exists(path) else (directory, os.W_OK | os.X_OK)
 
 
-def metrics(host: str, port: int) -> Check:
-    """Whether metrics are served, or can be."""
+def metrics(host: str, port: int, web_config: str | None = None) -> Check:
+    """Whether metrics are served, or can be.
+
+    :param web_config: path of a file with TLS and passwords
+    """
     if importlib.util.find_spec("prometheus_client") is None:
         return Check(
             "metrics",
@@ -72,11 +77,18 @@ def metrics(host: str, port: int) -> Check:
             "[staging_watcher] metrics_port is set, but prometheus_client is not installed",
             f"{sys.executable} -m pip install '{DISTRIBUTION}[metrics]', or take the option away",
         )
-    place = f"{host} port {port}"
+    place, with_tls = f"{host} port {port}", False
+    if web_config:
+        try:
+            from watcher.telemetry.web_config import WebConfig  # noqa: PLC0415 - optional
+
+            with_tls = WebConfig(web_config).with_tls
+        except ConfigError as error:
+            return Check("metrics", Result.FAILURE, str(error), "correct the file or the option")
     try:
         _bind(host, port)
     except OSError as error:
-        if error.errno == errno.EADDRINUSE and _is_ours(host, port):
+        if error.errno == errno.EADDRINUSE and _is_ours(host, port, with_tls=with_tls):
             return Check("metrics", Result.OK, f"the service serves them on {place}")
         return Check(
             "metrics",
@@ -95,8 +107,15 @@ def _bind(host: str, port: int) -> None:
         bound.bind(address)
 
 
-def _is_ours(host: str, port: int) -> bool:
+def _is_ours(host: str, port: int, *, with_tls: bool) -> bool:
     connection = http.client.HTTPConnection(host, port, timeout=ANSWER_TIMEOUT)
+    if with_tls:
+        context = ssl.create_default_context()
+        # Nothing is sent to it, and its certificate is of another name than the address.
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        connection = http.client.HTTPSConnection(
+            host, port, timeout=ANSWER_TIMEOUT, context=context
+        )
     try:
         connection.request("HEAD", "/healthz")
         return connection.getresponse().headers["Server"] == DISTRIBUTION

@@ -214,5 +214,5 @@ def unread(name: str, messages: int, consumers: int) -> Check | None:
         "unread",
         Result.WARNING,
         f"{messages:,} messages wait in queue {name}, which nobody reads: it fills up the broker",
-        "a policy with max-length or message-ttl for it; docs/operation.md shows one",
+        "a policy with max-length or message-ttl for it; docs/install.md shows one",
     )

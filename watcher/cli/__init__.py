@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
+from watcher.cli import usage
+from watcher.cli.options import FORMAT, GLOBAL, HELP, Option, switch
 from watcher.cli.signals import Interrupted
 
 if TYPE_CHECKING:
@@ -18,44 +20,48 @@ if TYPE_CHECKING:
     from watcher.conf import Config
 
 PROGRAM = "glance-staging-watcher"
-CONFIG = (
-    "It reads the configuration files of this host's Glance, then "
-    "/etc/glance-staging-watcher/glance-staging-watcher.conf, unless --config-file or --config-dir "
-    "name others; its own options are in [staging_watcher]. "
-)
-#: options for any command that take a value; those of oslo.config and oslo.log
-VALUED = (
-    *("--config-file", "--config-dir", "--format", "--shell_completion"),
-    *("--log-config-append", "--log-config", "--log_config", "--log-date-format"),
-    *("--log-file", "--logfile", "--log-dir", "--logdir", "--syslog-log-facility"),
-)
 OWN_LOG = ("--log-f", "--logf", "--log-di", "--logd")  # as oslo.log has them, short forms too
+SERVICE_CODES = (
+    "0 all well, or stopped by SIGTERM or SIGINT; 1 the service failed; 2 the configuration, the "
+    "database or the staging directory can't be used."
+)
 CANNOT = "2 the configuration, the database or the staging directory can't be used"
 
 
 class Command(NamedTuple):
     """One sub-command.
 
-    :param usage: its own options
+    :param own: its own options
     :param summary: for the list of commands; at most 36 characters
-    :param flags: names of its options that are on or off, with their help
+    :param examples: arguments, each with what they do
     :param run: what it does; the exit code
-    :param values: names of its options with a value, with their help
     """
 
-    usage: list[str]
+    own: tuple[Option, ...]
     summary: str
     description: str
+    examples: dict[str, str]
     exit_codes: str
-    flags: dict[str, str]
     run: Callable[[Config], int]
-    values: dict[str, str] = {}  # noqa: RUF012 - constant
+
+    @property
+    def usage(self) -> list[str]:
+        """Its own options, as in a usage line."""
+        return [f"[{option.usage}]" for option in self.own]
+
+    @property
+    def options(self) -> tuple[Option, ...]:
+        """What its help lists."""
+        return (*self.own, FORMAT, HELP)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program with these arguments; its exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
     name, args = split(args)
+    if not {"-h", "--help"}.isdisjoint(args) and (name is None or name in COMMANDS):
+        print(help_of(name))
+        return 0
     if name is not None and name not in COMMANDS:
         print(
             f"{PROGRAM}: Unknown command {name!a}; expected one of {', '.join(COMMANDS)}, "
@@ -93,9 +99,39 @@ def split(args: list[str]) -> tuple[str | None, list[str]]:
     for place, word in words:
         if not word.startswith("-"):
             return word, args[:place] + args[place + 1 :]
-        if word.startswith("--") and any(option.startswith(word) for option in VALUED):
+        if word.startswith("--") and any(option.startswith(word) for option in valued()):
             next(words, None)
     return None, args
+
+
+def valued() -> set[str]:
+    """Options of the service or of any command that take a value."""
+    options = [*GLOBAL, FORMAT, *(option for each in COMMANDS.values() for option in each.own)]
+    return {name for option in options if option.value for name in option.names}
+
+
+def help_of(name: str | None) -> str:
+    """Help of a command, or of the service."""
+    if name is None:
+        return usage.of_program(PROGRAM, COMMANDS, SERVICE_CODES)
+    return usage.of_command(PROGRAM, name, COMMANDS[name])
+
+
+def parser_options(name: str) -> list[cfg.Opt]:
+    """Options of a command, for the parser."""
+    from oslo_config import cfg  # noqa: PLC0415 - see main
+
+    made: list[cfg.Opt] = []
+    for option in (*COMMANDS[name].own, FORMAT):
+        dest = option.names[0].removeprefix("--")
+        if not option.value:
+            made.append(cfg.BoolOpt(dest, default=False, help=option.text))
+        elif isinstance(option.values, tuple):
+            choices = list(option.values)
+            made.append(cfg.StrOpt(dest, default=choices[0], choices=choices, help=option.text))
+        else:
+            made.append(cfg.StrOpt(dest, help=option.text))
+    return made
 
 
 def _end_by_signal(end: Interrupted) -> int:
@@ -115,18 +151,7 @@ def _end_by_signal(end: Interrupted) -> int:
 def _serve(args: Sequence[str]) -> int:
     from watcher import conf  # noqa: PLC0415
 
-    lines = [("[option]...", "the service")]
-    lines += [(" ".join([name, *each.usage]), each.summary) for name, each in COMMANDS.items()]
-    width = max(len(usage) for usage, _ in lines)
-    loaded = conf.load(
-        args,
-        usage="\n       ".join(f"{PROGRAM} {usage:{width}}  {what}" for usage, what in lines),
-        description="Removes files that deleted images left in Glance's staging directory. "
-        "Without a command it runs as a service beside glance-api: a full sweep at start, then "
-        "image.delete notifications and file events, and a sweep now and then.",
-        epilog=f"{CONFIG}Exit codes: 0 all well, or stopped by SIGTERM or SIGINT; 1 the service "
-        f"failed; {CANNOT}. Those of a command, and its options: {PROGRAM} COMMAND --help",
-    )
+    loaded = conf.load(args)
     from watcher import logs, service  # noqa: PLC0415
 
     logs.setup(loaded)
@@ -134,28 +159,10 @@ def _serve(args: Sequence[str]) -> int:
 
 
 def _command(name: str, args: Sequence[str]) -> int:
-    from oslo_config import cfg  # noqa: PLC0415
-
     from watcher import conf  # noqa: PLC0415
 
     command = COMMANDS[name]
-    options: list[cfg.Opt] = [
-        cfg.BoolOpt(flag, default=False, help=text) for flag, text in command.flags.items()
-    ]
-    options += [cfg.StrOpt(name, help=text) for name, text in command.values.items()]
-    form = cfg.StrOpt(
-        "format",
-        default="table",
-        choices=["table", "json"],
-        help="A table for people, or JSON for programs.",
-    )
-    loaded = conf.load(
-        args,
-        cli_opts=[*options, form],
-        usage=" ".join([PROGRAM, name, *command.usage, "[--format table|json] [option]..."]),
-        description=command.description,
-        epilog=f"{CONFIG}Exit codes: {command.exit_codes}",
-    )
+    loaded = conf.load(args, cli_opts=parser_options(name), usage=f"{PROGRAM} {name} [option]...")
     loaded.set_default("use_stderr", True)  # stdout is for the result
     if not any(arg.startswith(OWN_LOG) for arg in args):
         # Glance's own: run by root, a command would make a log there that Glance can't write.
@@ -205,54 +212,72 @@ def _history(loaded: cfg.ConfigOpts) -> int:
 
 COMMANDS = {
     "sweep": Command(
-        usage=["[--dry-run] [--trust-database]"],
+        own=(
+            switch("dry-run", "remove nothing; say what would be done"),
+            switch(
+                "trust-database",
+                "remove files without a database row although no image file here has one: say that "
+                "[database] connection is this Glance's database",
+            ),
+        ),
         summary="one sweep, or what it would do",
         description="Does one sweep and ends. With --dry-run it removes nothing and says of each "
-        "file what would become of it, and why. With --debug a real sweep logs the lines of "
+        "file what a sweep would do with it, and why. With --debug a real sweep logs the lines of "
         "Glance's cleaner on each removal, as the service does.",
+        examples={
+            "--dry-run": "what a sweep would remove, and why",
+            "--format json": "sweep, and write a line of JSON for each removal",
+        },
         exit_codes="0 all well; 1 some files could not be removed, or a safeguard keeps some; "
         f"{CANNOT}, and nothing (more) was removed; 130 stopped by SIGINT; 143 stopped by SIGTERM.",
-        flags={
-            "dry-run": "Remove nothing; say what would be done.",
-            "trust-database": "Remove files without a database row although no image file here "
-            "has one: say that [database] connection is this Glance's database.",
-        },
         run=_sweep,
     ),
     "status": Command(
-        usage=["[--all]"],
+        own=(switch("all", "list all files, however many, also those that stay"),),
         summary="the state at a glance",
-        description="Says how the staging directory and the database are, counts the files, and "
-        "lists the residue: first what can't be removed, then the largest, at most 20 files in a "
-        "table. It changes nothing.",
+        description="Says what the service does, how the staging directory and the database are, "
+        "counts the files by kind, and lists the residue: first what can't be removed, then the "
+        "largest, at most 20 files in a table. It changes nothing.",
+        examples={
+            "": "the service, the directory, the database, and the residue",
+            "--all": "also each file that stays, with its reason",
+        },
         exit_codes="0 nothing to remove; 1 there is residue, or files that can't be removed; "
         "2 it could not look.",
-        flags={"all": "List all files, however many, also those that stay."},
         run=_status,
     ),
     "check": Command(
-        usage=[],
+        own=(),
         summary="whether all is set up well",
         description="Checks what the watcher needs: configuration, staging directory, database, "
         "notifications. It changes nothing.",
+        examples={
+            "": "each check, and what to do about those that fail",
+            "--config-file /etc/glance/glance-api.conf": "with this file only",
+        },
         exit_codes="0 all well; 1 something deserves a look; 2 something does not work, or the "
         "configuration can't be read.",
-        flags={},
         run=_check,
     ),
     "history": Command(
-        usage=["[--since AGE]", "[--image ID]"],
+        own=(
+            Option(
+                ("--since",),
+                "only removals since then: an age as 90m, 12h, 2d or 1w, or a date as 2026-11-25 "
+                "or 2026-11-25T10:00",
+                "AGE",
+            ),
+            Option(("--image",), "only files of this image", "ID"),
+        ),
         summary="past removals, from the audit log",
         description="Lists removed files, the oldest first, from [staging_watcher] audit_log and "
         "its rotated files. It changes nothing.",
+        examples={
+            "--since 2d": "what was removed in the last two days",
+            "--image 7bd19922-72fe-4319-af8d-b161553c7850 --format json": "files of one image",
+        },
         exit_codes="0 listed; 1 a rotated file can't be read; 2 no audit log is configured, or it "
         "can't be read.",
-        flags={},
-        values={
-            "since": "Only removals since then: an age as 90m, 12h, 2d or 1w, or a date as "
-            "2026-11-25 or 2026-11-25T10:00.",
-            "image": "Only files of this image.",
-        },
         run=_history,
     ),
 }

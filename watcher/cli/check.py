@@ -6,21 +6,17 @@ well, 1 the watcher works but something deserves a look, 2 it can't do what it i
 """
 
 import math
-import shutil
-import sys
-import textwrap
 from collections.abc import Callable, Iterator
 
 from watcher.checks import broker, database, directory, glance, outputs
 from watcher.checks.result import Check, Result
 from watcher.cli.jsonlines import say_json
-from watcher.cli.terminal import flush, painted, printable, say
+from watcher.cli.terminal import columns, flush, painted, printable, say, wrapped
 from watcher.conf import Config
 
 NAME = 14  # columns
 TEXT = 25  # columns before what was found
 ARROW = "-> "
-NARROW = 20  # columns that a text needs at least
 _WORDS = {result: f"{result.name.lower():<7}" for result in Result}
 _COLOURS = {Result.OK: "green", Result.WARNING: "yellow", Result.FAILURE: "red"}
 
@@ -42,14 +38,14 @@ def run(conf: Config, *, as_json: bool) -> int:
     """
     counts = dict.fromkeys(Result, 0)
     words = _WORDS if as_json else painted(_WORDS, _COLOURS)
-    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else math.inf
+    width = columns()
     for section in SECTIONS.values():
         for check in section(conf):
             counts[check.result] += 1
             if as_json:
                 say_json("check", fields(check))
             else:
-                say(text(check, words[check.result], columns))
+                say(text(check, words[check.result], width))
             flush()
     worst = max(result for result, count in counts.items() if count)
     if as_json:
@@ -61,26 +57,21 @@ def run(conf: Config, *, as_json: bool) -> int:
     return int(worst)
 
 
-def text(check: Check, word: str, columns: float = math.inf) -> str:
+def text(check: Check, word: str, width: float = math.inf) -> str:
     """A check for people: a line that begins with the word for its result, and the remedy.
 
-    :param columns: of the terminal; each of the two is wrapped between words where it is longer
+    :param width: columns of the terminal; each text is wrapped between words where it is longer
     """
-    found = _wrapped(check.found, TEXT, columns)
+    found = _wrapped(check.found, TEXT, width)
     lines = f"{word}  {check.name:<{NAME}}  {found}"
     if check.remedy is None:
         return lines
-    remedy = _wrapped(check.remedy, TEXT + len(ARROW), columns)
+    remedy = _wrapped(check.remedy, TEXT + len(ARROW), width)
     return f"{lines}\n{'':{TEXT}}{ARROW}{remedy}"
 
 
-def _wrapped(text: str, indent: int, columns: float) -> str:
-    text = printable(text)
-    if indent + len(text) <= columns:
-        return text
-    width = int(max(columns - indent, NARROW))
-    lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
-    return f"\n{'':{indent}}".join(lines)
+def _wrapped(text: str, indent: int, width: float) -> str:
+    return wrapped(printable(text), indent, width)
 
 
 def fields(check: Check) -> dict[str, object]:

@@ -21,16 +21,17 @@ from typing import IO, Any, NamedTuple
 from oslo_config import cfg
 
 from watcher.cli.jsonlines import name_fields, say_json
-from watcher.cli.table import human_size, one_word
+from watcher.cli.table import one_word
 from watcher.cli.terminal import say
 from watcher.conf import DISTRIBUTION, GROUP
 from watcher.errors import ConfigError
 from watcher.telemetry.audit import UTC
+from watcher.units import counted, human_size
 
 MAX_LINE = 65536  # bytes; longer lines are skipped
 FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-NAME = 49  # columns: running-task-ID, the longest name that Glance gives
-WIDTH = 20 + 2 + 8 + 2 + NAME + 2 + 7 + 2 + 12 + 2 + 7
+NAME = 43  # columns: an id with the longest ending that Glance gives; longer ones push what follows
+WIDTH = 20 + 2 + 9 + 2 + NAME + 2 + 7 + 2 + 12 + 2 + 8
 
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -282,7 +283,7 @@ class _Table:
         say(
             self._line(
                 record.time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-                human_size(record.size).replace(" ", ""),
+                human_size(record.size),
                 one_word(os.path.basename(record.path)),
                 record.state,
                 record.trigger,
@@ -292,17 +293,17 @@ class _Table:
 
     def end(self, summary: Summary) -> None:
         """Write the sums."""
-        files = "1 file" if summary.removals == 1 else f"{summary.removals} files"
+        files = counted(summary.removals, "file")
         blank = "\n" if self._begun else ""
         say(f"{blank}{files} removed, {human_size(summary.size)} freed")
         if summary.skipped:
-            lines = "1 line" if summary.skipped == 1 else f"{summary.skipped} lines"
+            lines = counted(summary.skipped, "line")
             say(f"{lines} skipped: incomplete, or not written by this program")
 
     def _line(self, *cells: str) -> str:
         time, size, name, state, trigger, latency = cells
-        first = f"{time:<20}  {size:>8}  "
-        last = f"{state:<7}  {trigger:<12}  {latency:>7}"
+        first = f"{time:<20}  {size:>9}  "
+        last = f"{state:<7}  {trigger:<12}  {latency:>8}"
         if self._folds:
             return f"{first}{name}\n{' ' * len(first)}{last}"
         return f"{first}{name:<{NAME}}  {last}"
@@ -310,4 +311,4 @@ class _Table:
 
 def human_latency(seconds: float) -> str:
     """Return a latency in milliseconds below one second, else in seconds."""
-    return f"{seconds * 1000:.1f}ms" if seconds < 1 else f"{seconds:.1f}s"
+    return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.1f} s"

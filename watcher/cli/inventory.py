@@ -13,29 +13,35 @@ from watcher.database.images import ImageState
 from watcher.errors import ConfigError
 from watcher.reconcile.age import AgeClock
 from watcher.reconcile.cleaner import Progress
-from watcher.reconcile.planner import Decision, Planner, Reason, Verdict
+from watcher.reconcile.kinds import Kind, Kinds, kind_of
+from watcher.reconcile.planner import Action, Decision, Planner, Reason
 from watcher.staging.directory import Staging
 
-REMOVE, RECHECK, KEEP = (each.value for each in (Verdict.REMOVE, Verdict.RECHECK, Verdict.KEEP))
+REMOVE, RECHECK, KEEP = (each.value for each in (Action.REMOVE, Action.RECHECK, Action.KEEP))
 ERROR = "error"  # residue that can't be removed
-VERDICTS = (ERROR, REMOVE, RECHECK, KEEP)
+ACTIONS = (ERROR, REMOVE, RECHECK, KEEP)
 
 
-class Finding(NamedTuple):
+class Entry(NamedTuple):
     """One file.
 
-    :param verdict: one of `VERDICTS`
+    :param action: one of `ACTIONS`
+    :param kind: None when the file is gone, or can't be looked at
+    :param status: as it was when it was looked at
     :param size: bytes on disk
-    :param age: seconds since its data, name or mode last changed; None when that can't be told
+    :param age: seconds since its data, name or mode last changed; None if unknown
     """
 
     name: str
     image_id: str | None
     state: ImageState | None
-    verdict: str
+    action: str
     reason: str
     size: int
     age: float | None
+    image_status: str | None = None
+    kind: Kind | None = None
+    status: os.stat_result | None = None
 
 
 @dataclass
@@ -47,17 +53,19 @@ class Count:
 
 
 class Totals:
-    """Sums over findings."""
+    """Sums over entries."""
 
     def __init__(self) -> None:
-        self.by_verdict = {verdict: Count() for verdict in VERDICTS}
+        self.by_action = {action: Count() for action in ACTIONS}
+        #: the same files by kind, for each action
+        self.kinds = {action: Kinds() for action in ACTIONS}
         #: whether max_absent_removals, or a missing witness, keeps files
         self.limited = self.unwitnessed = 0
         #: of what is to be removed, or can't be
-        self.oldest: Finding | None = None
+        self.oldest: Entry | None = None
 
-    def __getitem__(self, verdict: str) -> Count:
-        return self.by_verdict[verdict]
+    def __getitem__(self, action: str) -> Count:
+        return self.by_action[action]
 
     @property
     def residue(self) -> int:
@@ -67,30 +75,32 @@ class Totals:
     @property
     def files(self) -> int:
         """Files in all."""
-        return sum(count.files for count in self.by_verdict.values())
+        return sum(count.files for count in self.by_action.values())
 
     @property
     def ignored(self) -> int:
         """Files that stay, as Glance counts them."""
         return self[KEEP].files + self[RECHECK].files
 
-    def add(self, finding: Finding) -> None:
+    def add(self, entry: Entry) -> None:
         """Count one more."""
-        count = self.by_verdict[finding.verdict]
+        count = self.by_action[entry.action]
         count.files += 1
-        count.size += finding.size
-        self.limited += finding.reason == Reason.LIMIT.value
-        self.unwitnessed += finding.reason == Reason.NO_WITNESS.value
-        if finding.verdict in (REMOVE, ERROR) and finding.age is not None:
+        count.size += entry.size
+        if entry.kind is not None and entry.status is not None:
+            self.kinds[entry.action].add(entry.kind, entry.status)
+        self.limited += entry.reason == Reason.LIMIT.value
+        self.unwitnessed += entry.reason == Reason.NO_WITNESS.value
+        if entry.action in (REMOVE, ERROR) and entry.age is not None:
             oldest = self.oldest.age if self.oldest else None
-            if oldest is None or finding.age > oldest:
-                self.oldest = finding
+            if oldest is None or entry.age > oldest:
+                self.oldest = entry
 
 
-def findings(
+def entries(
     staging: Staging, planner: Planner, decisions: Iterable[Decision | Progress]
-) -> Iterator[Finding]:
-    """Findings on the files of these decisions, one at a time; a file that can't be removed gives
+) -> Iterator[Entry]:
+    """Entries on the files of these decisions, one at a time; a file that can't be removed gives
     its place in the removal budget back, as in a sweep.
 
     :raises ConfigError: the directory can't be read
@@ -101,10 +111,10 @@ def findings(
         obstacles = _Obstacles(access_to(staging))
         for decision in decisions:
             if not isinstance(decision, Progress):
-                finding = _finding(staging, decision, clock, obstacles)
-                if finding.verdict == ERROR:
+                entry = _entry(staging, decision, clock, obstacles)
+                if entry.action == ERROR:
                     planner.refund(decision)
-                yield finding
+                yield entry
     except OSError as error:
         raise ConfigError(f"Cannot read the staging directory: {error}") from None
 
@@ -126,10 +136,8 @@ class _Obstacles:
         return ""
 
 
-def _finding(
-    staging: Staging, decision: Decision, clock: AgeClock, obstacles: _Obstacles
-) -> Finding:
-    verdict, reason = decision.verdict.value, decision.reason.value
+def _entry(staging: Staging, decision: Decision, clock: AgeClock, obstacles: _Obstacles) -> Entry:
+    action, reason = decision.action.value, decision.reason.value
     status: os.stat_result | None = None
     obstacle = ""
     try:
@@ -140,14 +148,19 @@ def _finding(
         obstacle = error.strerror or type(error).__name__
     if status:
         obstacle = obstacles.of(status)
-    if verdict == REMOVE and obstacle:
-        verdict, reason = ERROR, f"{reason}, but {obstacle}"
-    return Finding(
+    if action == REMOVE and obstacle:
+        action, reason = ERROR, f"{reason}, but {obstacle}"
+    if decision.state is ImageState.LIVE and decision.image_status:
+        reason = f"{reason}: {decision.image_status}"
+    return Entry(
         decision.name,
         decision.image_id,
         decision.state,
-        verdict,
+        action,
         reason,
         status.st_blocks * 512 if status else 0,
         clock.age(status) if status else None,
+        decision.image_status,
+        kind_of(decision, status) if status else None,
+        status,
     )

@@ -7,11 +7,14 @@ They are an interface: docs/formats.md has the fields.
 import base64
 import json
 import os
+import time
+from collections.abc import Iterable
 from dataclasses import asdict
 
-from watcher.cli.inventory import Finding, Totals
+from watcher.cli.inventory import Entry, Totals
 from watcher.cli.terminal import say
 from watcher.reconcile.cleaner import Removal
+from watcher.reconcile.kinds import Kinds, merged
 from watcher.reconcile.planner import Decision
 
 VERSION = 1  # of the JSON; it is raised when a field is renamed, goes, or means something else
@@ -34,16 +37,18 @@ def name_fields(name: str) -> dict[str, object]:
     return {"name": text, "name_b64": None if exact else base64.b64encode(raw).decode()}
 
 
-def finding_fields(finding: Finding) -> dict[str, object]:
+def entry_fields(entry: Entry) -> dict[str, object]:
     """Fields of a file."""
     return {
-        **name_fields(finding.name),
-        "image_id": finding.image_id,
-        "image_state": finding.state.value if finding.state else None,
-        "verdict": finding.verdict,
-        "reason": finding.reason,
-        "size": finding.size,
-        "age": None if finding.age is None else round(finding.age, 3),
+        **name_fields(entry.name),
+        "image_id": entry.image_id,
+        "image_state": entry.state.value if entry.state else None,
+        "image_status": entry.image_status,
+        "file_kind": str(entry.kind) if entry.kind else None,
+        "action": entry.action,
+        "reason": entry.reason,
+        "size": entry.size,
+        "age": None if entry.age is None else round(entry.age, 3),
     }
 
 
@@ -68,5 +73,18 @@ def failed_fields(decision: Decision, error: OSError) -> dict[str, object]:
 
 
 def totals_fields(totals: Totals) -> dict[str, object]:
-    """Fields of sums by verdict."""
-    return {verdict: asdict(count) for verdict, count in totals.by_verdict.items()}
+    """Fields of sums by action."""
+    return {action: asdict(count) for action, count in totals.by_action.items()}
+
+
+def kinds_fields(kinds: Iterable[Kinds]) -> dict[str, object]:
+    """Fields of sums by kind."""
+    now, found = time.time(), merged(kinds)
+    return {
+        str(kind): {
+            "files": share.files,
+            "size": share.size,
+            "oldest": round(share.age(now), 3),
+        }
+        for kind, share in found.in_order()
+    }

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from watcher.cli.table import human_size
+from watcher.telemetry import removals
+from watcher.units import human_size
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -29,7 +30,7 @@ class Bar:
         self._done = self._cleaned = self._gained = 0
 
     def step(self, done: int, count: int) -> None:
-        """So many files of ``count`` are done."""
+        """Show how many files of ``count`` are done."""
         self._done = done
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=done, total=max(done, count))
@@ -87,7 +88,8 @@ def bar(*, listing: bool) -> Iterator[Bar]:
 
 @contextmanager
 def _logs_above_it() -> Iterator[None]:
-    """Log lines go through what the bar has put in place of stderr."""
+    """Log lines go through what the bar has put in place of stderr; it takes milliseconds for each,
+    so those of removals, which it counts, don't."""
     moved = [
         (handler, before)
         for handler in logging.getLogger().handlers
@@ -95,8 +97,15 @@ def _logs_above_it() -> Iterator[None]:
         and handler.stream is sys.__stderr__
         and (before := handler.setStream(sys.stderr)) is not None
     ]
+    for handler, _ in moved:
+        handler.addFilter(_is_no_removal)
     try:
         yield
     finally:
         for handler, before in moved:
+            handler.removeFilter(_is_no_removal)
             handler.setStream(before)
+
+
+def _is_no_removal(record: logging.LogRecord) -> bool:
+    return record.name != removals.__name__

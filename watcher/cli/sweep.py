@@ -1,25 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """One sweep by hand, or what it would do."""
 
+from collections.abc import Iterable
 from contextlib import nullcontext
 
 from oslo_config import cfg
 
 from watcher.cli.inventory import ERROR, REMOVE, Totals
-from watcher.cli.jsonlines import failed_fields, removed_fields, say_json, totals_fields
-from watcher.cli.listing import list_findings
+from watcher.cli.jsonlines import (
+    failed_fields,
+    kinds_fields,
+    removed_fields,
+    say_json,
+    totals_fields,
+)
+from watcher.cli.listing import list_entries
 from watcher.cli.progress import Bar, bar
 from watcher.cli.signals import Interrupted, Interruption
-from watcher.cli.table import human_size, say_totals
+from watcher.cli.table import say_totals
 from watcher.cli.terminal import say
 from watcher.conf import GROUP, database_url
 from watcher.database.images import Images
 from watcher.errors import ConfigError
 from watcher.reconcile.cleaner import Cleaner, Failure, Progress, Removal
+from watcher.reconcile.kinds import Kinds
 from watcher.service import new_cleaner, open_staging
 from watcher.staging.directory import DirectoryReplacedError, Staging
 from watcher.stats import Stats, Tally
 from watcher.telemetry.audit import AuditLog
+from watcher.telemetry.removals import Removals
+from watcher.units import counted, human_size
 
 
 def run(conf: cfg.ConfigOpts, *, dry_run: bool, trusted: bool, as_json: bool) -> int:
@@ -40,7 +50,7 @@ def run(conf: cfg.ConfigOpts, *, dry_run: bool, trusted: bool, as_json: bool) ->
             return act(conf, staging, cleaner, as_json=as_json)
     except FileNotFoundError:
         if as_json:
-            _say_summary(staging, Tally(), Totals() if dry_run else None, kept=(0, 0))
+            _say_summary(staging, Tally(), [], Totals() if dry_run else None, kept=(0, 0))
         else:
             say(f"Staging directory {staging.path} does not exist: nothing to do")
         return 0
@@ -55,7 +65,7 @@ def run(conf: cfg.ConfigOpts, *, dry_run: bool, trusted: bool, as_json: bool) ->
 
 
 def _sweep(conf: cfg.ConfigOpts, staging: Staging, cleaner: Cleaner, *, as_json: bool) -> int:
-    audit = _audit(conf)
+    removals = Removals(_audit(conf))
     count = staging.count()
     work = cleaner.sweep(count=count)
     with (
@@ -65,8 +75,7 @@ def _sweep(conf: cfg.ConfigOpts, staging: Staging, cleaner: Cleaner, *, as_json:
         try:
             for step in work.steps():
                 if isinstance(step, Removal):
-                    if audit is not None:
-                        audit.record(step)
+                    removals.report(step)
                     shown.removed(step.size)
                     if as_json:
                         say_json("removed", removed_fields(step))
@@ -80,11 +89,11 @@ def _sweep(conf: cfg.ConfigOpts, staging: Staging, cleaner: Cleaner, *, as_json:
             end.done = f"cleaned {_counts(done)}; {human_size(done.size)} gained"
             raise
         finally:
-            if audit is not None:
-                audit.close()
+            removals.close()
     outcome = work.outcome
     if as_json:
-        _say_summary(staging, outcome, None, kept=(outcome.limited, outcome.unwitnessed))
+        kept = outcome.limited, outcome.unwitnessed
+        _say_summary(staging, outcome, [outcome.kinds], None, kept=kept)
     else:
         _say_kept(outcome.limited, outcome.unwitnessed)
         say(f"Cleaned {_counts(outcome)}; {human_size(outcome.size)} gained")
@@ -97,11 +106,12 @@ def _audit(conf: cfg.ConfigOpts) -> AuditLog | None:
 
 
 def _plan(conf: cfg.ConfigOpts, staging: Staging, cleaner: Cleaner, *, as_json: bool) -> int:
-    totals = list_findings(staging, cleaner, as_json=as_json)
+    totals = list_entries(staging, cleaner, as_json=as_json)
     error, gain = totals[ERROR].files, totals[REMOVE].size
     outcome = Tally(totals[REMOVE].files, totals.ignored, error, gain)
     if as_json:
-        _say_summary(staging, outcome, totals, kept=(totals.limited, totals.unwitnessed))
+        kept = totals.limited, totals.unwitnessed
+        _say_summary(staging, outcome, totals.kinds.values(), totals, kept=kept)
     else:
         say_totals(totals)
         _say_kept(totals.limited, totals.unwitnessed)
@@ -110,21 +120,29 @@ def _plan(conf: cfg.ConfigOpts, staging: Staging, cleaner: Cleaner, *, as_json: 
 
 
 def _counts(tally: Tally) -> str:
-    return f"{tally.cleaned} stale staging files, {tally.ignored} ignored ({tally.error} errors)"
+    files = counted(tally.cleaned, "stale staging file")
+    return f"{files}, {tally.ignored} ignored ({counted(tally.error, 'error')})"
 
 
 def _say_kept(limited: int, unwitnessed: int) -> None:
     if limited:
-        say(f"Reached max_absent_removals: {limited} more files without a database row are kept")
+        files = counted(limited, "more file")
+        say(f"Reached max_absent_removals; kept: {files} without a database row")
     if unwitnessed:
         say(
-            f"None of the image files here has a row in the database: {unwitnessed} are kept; is "
-            "[database] connection this Glance's database? If so: --trust-database"
+            f"None of the image files here has a row in the database; kept: "
+            f"{counted(unwitnessed, 'file')}; is [database] connection this Glance's database? If "
+            "so: --trust-database"
         )
 
 
 def _say_summary(
-    staging: Staging, outcome: Tally, totals: Totals | None, *, kept: tuple[int, int]
+    staging: Staging,
+    outcome: Tally,
+    kinds: Iterable[Kinds],
+    totals: Totals | None,
+    *,
+    kept: tuple[int, int],
 ) -> None:
     say_json(
         "summary",
@@ -137,6 +155,7 @@ def _say_summary(
             "size": outcome.size,
             "limited": kept[0],
             "unwitnessed": kept[1],
-            "verdicts": totals and totals_fields(totals),
+            "actions": totals and totals_fields(totals),
+            "kinds": kinds_fields(kinds),
         },
     )

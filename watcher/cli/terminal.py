@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lines that commands write to stdout, for people."""
 
+import math
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Mapping
 from typing import TypeVar
 
 from watcher.errors import ConfigError
 
 K = TypeVar("K")
+
+NARROW = 20  # columns that a text needs at least
 
 
 def say(text: str) -> None:
@@ -64,3 +69,22 @@ def printable(line: str) -> str:
         else letter.encode("unicode_escape", "surrogatepass").decode()
         for letter in line
     )
+
+
+def columns() -> float:
+    """Columns of the terminal on stdout; endless when it is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else math.inf
+
+
+def wrapped(text: str, indent: int, width: float | None = None) -> str:
+    """Text that follows ``indent`` columns, wrapped between words where a line is longer.
+
+    :param width: columns of all; those of stdout by default
+    """
+    width = columns() if width is None else width
+    if indent + len(text) <= width:
+        return text
+    lines = textwrap.wrap(
+        text, int(max(width - indent, NARROW)), break_long_words=False, break_on_hyphens=False
+    )
+    return f"\n{'':{indent}}".join(lines)

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import islice
 from operator import methodcaller
 from threading import Lock
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from watcher.database.server import Server
 from watcher.database.url import redacted, target
@@ -37,6 +37,19 @@ def state_of(deleted: object) -> ImageState:
     return ImageState.DELETED if deleted in (True, 1) else ImageState.LIVE
 
 
+class Found(NamedTuple):
+    """What a row says.
+
+    :param status: as Glance has it; None without a row, or where it may not be read
+    """
+
+    state: ImageState
+    status: str | None
+
+
+_NO_ROW = Found(ImageState.ABSENT, None)
+
+
 class Images:
     """The ``images`` table of one Glance.
 
@@ -55,17 +68,21 @@ class Images:
         self.answered = -math.inf
         self._lock = Lock()
 
-    def states(self, ids: Collection[str]) -> dict[str, ImageState]:
-        """State of each id, by the row of exactly that id.
+    def find(self, ids: Collection[str]) -> dict[str, Found]:
+        """State and status of each id, by the row of exactly that id.
 
         Absent is what has no row in the answer; `confirm_absent` must follow before that counts.
 
         :raises DatabaseError: nothing is known then
         """
-        found: dict[str, ImageState] = {}
+        found: dict[str, Found] = {}
         for chunk in _chunks(ids, IDS_PER_QUERY):
             found |= self._execute(partial(_found, chunk))
-        return {key: found.get(key, ImageState.ABSENT) for key in ids}
+        return {key: found.get(key, _NO_ROW) for key in ids}
+
+    def states(self, ids: Collection[str]) -> dict[str, ImageState]:
+        """State of each id; see `find`."""
+        return {key: found.state for key, found in self.find(ids).items()}
 
     def confirm_absent(self, ids: Collection[str]) -> dict[str, ImageState]:
         """The second, separate read before anything of an absent image is removed.
@@ -131,18 +148,18 @@ class Images:
         return redacted(text, self._secrets) or type(error).__name__
 
 
-def _found(asked: list[str], server: Server) -> dict[str, ImageState]:
+def _found(asked: list[str], server: Server) -> dict[str, Found]:
     rows = server.find(asked)
-    _check_isolation(server, {level for _, _, level in rows})
+    _check_isolation(server, {level for _, _, level, _ in rows})
     known = {key.lower() for key in asked}
-    for row_id, _, _ in rows:
+    for row_id, *_ in rows:
         # An id that isn't recognized would make its live image look absent.
         if not isinstance(row_id, str) or row_id.lower() not in known:
             raise _strange(row_id)
-    states = {row_id: state_of(deleted) for row_id, deleted, _ in rows}
-    if len(states) < len(rows):
+    images = {row_id: Found(state_of(deleted), status) for row_id, deleted, _, status in rows}
+    if len(images) < len(rows):
         raise DatabaseError("asked for images by their ids, it answers with one id twice")
-    return states
+    return images
 
 
 def _stated(asked: list[str], causal: bool, server: Server) -> dict[str, ImageState]:

@@ -30,6 +30,7 @@ _IN_GALERA = (
     " WHERE variable_name = 'wsrep_on' AND variable_value = 'ON'"
 )
 # Gone away, lost, killed, closed after idling: by the client's text or by the server's last word.
+_NO_COLUMN = {(1054,), (1143,)}  # unknown, denied
 _LOST = {1927, 2006, 2013, 2055, 4031}
 
 
@@ -42,11 +43,16 @@ class MySQL(Server):
     def find(self, ids: Sequence[str]) -> list[Row]:
         """See `Server`."""
         marks = ", ".join(["%s"] * len(ids))
-        return self.ask(
-            f"SELECT images.id, images.deleted, {self.isolation} FROM images"  # noqa: S608
-            f" WHERE images.id IN ({marks})",
-            ids,
+        return self._with_status(
+            lambda status: self.ask(
+                f"SELECT images.id, images.deleted, {self.isolation}, {status} FROM images"  # noqa: S608
+                f" WHERE images.id IN ({marks})",
+                ids,
+            )
         )
+
+    def _refuses_column(self, error: Exception) -> bool:
+        return isinstance(error, pymysql.MySQLError) and error.args[:1] in _NO_COLUMN
 
     def state(self, ids: Sequence[str], *, causal: bool = False) -> list[Row]:
         """See `Server`."""
@@ -115,7 +121,7 @@ def _causal(select: str) -> str:
 
 
 def _context(tls: Mapping[str, str]) -> ssl.SSLContext:
-    # By the names of MySQL's own client; each time anew, for files are renewed.
+    # By the names of MySQL's own client; read each time, for files are renewed.
     for name in ("ssl_ca", "ssl_cert", "ssl_key"):
         if name in tls:
             try:

@@ -22,6 +22,11 @@ from watcher.database.server import CONNECT_TIMEOUT, QUERY_TIMEOUT, READ_TIMEOUT
 _LIMIT = f"SET LOCAL statement_timeout = {QUERY_TIMEOUT * 1000}; "
 _BOOLEAN = 16  # its OID
 _SSL_REQUEST = struct.pack("!II", 8, 80877103)
+_NO_COLUMN = {b"42501", b"42703"}  # denied, unknown
+
+
+class _ColumnError(psycopg.OperationalError):
+    """A column, or the whole table, may not be read."""
 
 
 class PostgreSQL(Server):
@@ -34,10 +39,15 @@ class PostgreSQL(Server):
 
     def find(self, ids: Sequence[str]) -> list[Row]:
         """See `Server`."""
-        return self.ask(
-            f"SELECT images.id, images.deleted, {self.isolation} FROM images"  # noqa: S608
-            f" WHERE images.id = ANY({self._listed(ids)})"
+        return self._with_status(
+            lambda status: self.ask(
+                f"SELECT images.id, images.deleted, {self.isolation}, {status} FROM images"  # noqa: S608
+                f" WHERE images.id = ANY({self._listed(ids)})"
+            )
         )
+
+    def _refuses_column(self, error: Exception) -> bool:
+        return isinstance(error, _ColumnError)
 
     def state(self, ids: Sequence[str], *, causal: bool = False) -> list[Row]:
         """See `Server`."""
@@ -53,7 +63,7 @@ class PostgreSQL(Server):
 
     @staticmethod
     def _listed(ids: Sequence[str]) -> str:
-        # One value, whatever the number of ids; with a comma in it an id is not the one asked for.
+        # One value for any number of ids; with a comma in it an id is not the one asked for.
         return f"string_to_array({sql.Literal(','.join(ids)).as_string()}, ',')"
 
     def _connect(self) -> psycopg.Connection[Any]:
@@ -76,7 +86,9 @@ class PostgreSQL(Server):
                 text = primary or connection.error_message or b"no answer"
                 if result.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED) == b"FATAL":
                     self._connection.close()  # as the server has
-                raise psycopg.OperationalError(text.decode(errors="replace"))
+                code = result.error_field(pq.DiagnosticField.SQLSTATE)
+                kind = _ColumnError if code in _NO_COLUMN else psycopg.OperationalError
+                raise kind(text.decode(errors="replace"))
         raise psycopg.OperationalError("no answer")
 
     def _results(self, connection: pq.abc.PGconn) -> list[pq.abc.PGresult]:

@@ -2,7 +2,7 @@
 """What each kind of database server is asked, and how."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 CONNECT_TIMEOUT = 10  # seconds
@@ -30,6 +30,8 @@ class Server(ABC):
     def __init__(self, arguments: dict[str, Any]) -> None:
         self._arguments = arguments
         self._connection: Any = None
+        # whether the column may be read, as far as this connection has shown
+        self._reads_status = True
 
     @property
     def connected(self) -> bool:
@@ -44,7 +46,10 @@ class Server(ABC):
 
     @abstractmethod
     def find(self, ids: Sequence[str]) -> list[Row]:
-        """Images that have a row: ``(id, deleted, isolation level)`` each."""
+        """Images that have a row: ``(id, deleted, isolation level, status)`` each.
+
+        The status is for operators; it is None where the user may read ``id`` and ``deleted`` only.
+        """
 
     @abstractmethod
     def state(self, ids: Sequence[str], *, causal: bool = False) -> list[Row]:
@@ -69,8 +74,24 @@ class Server(ABC):
     def close(self) -> None:
         """Close the connection; the next query makes a new one."""
         connection, self._connection = self._connection, None
+        self._reads_status = True
         if connection is not None:
             self._close(connection)
+
+    def _with_status(self, find: Callable[[str], list[Row]]) -> list[Row]:
+        """Rows of a query, to be called with an SQL expression for the status."""
+        if self._reads_status:
+            try:
+                return find("images.status")
+            except Exception as error:
+                if not self._refuses_column(error):
+                    raise
+                self._reads_status = False
+        return find("NULL")
+
+    def _refuses_column(self, error: Exception) -> bool:
+        """Whether a column of the statement is missing, or may not be read."""
+        return False
 
     @abstractmethod
     def _connect(self) -> Any: ...

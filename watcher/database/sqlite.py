@@ -15,11 +15,16 @@ class SQLite(Server):
 
     def find(self, ids: Sequence[str]) -> list[Row]:
         """See `Server`."""
-        return self.ask(
-            f"SELECT images.id, images.deleted, {self.isolation} FROM images"  # noqa: S608
-            f" WHERE images.id IN ({', '.join('?' * len(ids))})",
-            ids,
+        return self._with_status(
+            lambda status: self.ask(
+                f"SELECT images.id, images.deleted, {self.isolation}, {status} FROM images"  # noqa: S608
+                f" WHERE images.id IN ({', '.join('?' * len(ids))})",
+                ids,
+            )
         )
+
+    def _refuses_column(self, error: Exception) -> bool:
+        return isinstance(error, sqlite3.OperationalError) and "no such column" in str(error)
 
     def state(self, ids: Sequence[str], *, causal: bool = False) -> list[Row]:
         """See `Server`."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``[database] connection`` → a server to ask. Whatever driver it names, ours is used: with one
+"""``[database] connection`` → a server to ask. For any driver in it, ours is used: with one
 for each kind of server, time limits and errors are those that the tests know."""
 
 import os

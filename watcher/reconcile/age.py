@@ -25,7 +25,7 @@ class AgeClock:
     """Ages of files in seconds.
 
     File times are of the system clock, which may be set while we run; then a young file could
-    look old. After such a step no file is older than the step, until it has aged anew.
+    look old. After such a step no file is older than the step, until it has aged again.
     """
 
     def __init__(

@@ -14,7 +14,8 @@ from typing import NamedTuple
 from oslo_log import log
 
 from watcher.database.images import ImageState
-from watcher.reconcile.planner import Decision, Look, Planner, Reason, Verdict
+from watcher.reconcile.kinds import Kinds, kind_of
+from watcher.reconcile.planner import Action, Decision, Look, Planner, Reason
 from watcher.staging.directory import FileChangedError, Staging
 from watcher.stats import Stats, Tally, Trigger
 
@@ -22,7 +23,7 @@ LOG = log.getLogger(__name__)
 
 FILES_PER_STEP = 1000  # looked up together
 STEP_TIME = 0.02  # seconds in which their status is taken
-MAX_VERDICT_AGE = 2.0  # seconds; older verdicts are asked for again
+MAX_DECISION_AGE = 2.0  # seconds; older decisions are made again
 MAX_FAILURES = 20  # removals that failed, logged as an ERROR from one sweep to the next
 MAX_KNOWN = 10_000  # such names that are remembered
 MAX_HELD = 50_000  # names that wait for a witness until the end of a pass
@@ -74,7 +75,7 @@ class Outcome(Tally):
 
     #: files to look at again, by name: seconds until their grace is over
     young: dict[str, float] = field(default_factory=dict)
-    #: files that changed between their verdict and their removal
+    #: files that changed between decision and removal
     changed: list[str] = field(default_factory=list)
     #: ids whose deletion Glance reported while their row still says live
     lagging: set[str] = field(default_factory=set)
@@ -84,6 +85,8 @@ class Outcome(Tally):
     limited: int = 0
     #: cause of the last removal that failed
     failure: OSError | None = None
+    #: what a sweep leaves
+    kinds: Kinds = field(default_factory=Kinds)
 
 
 class Cleaner:
@@ -121,7 +124,7 @@ class Cleaner:
     def remove(self, decision: Decision) -> int | None:
         """Remove one file; bytes on disk that it held, None when it was gone already.
 
-        :raises FileChangedError: it isn't the file that was judged
+        :raises FileChangedError: it isn't the file that was decided on
         :raises DirectoryReplacedError: nor is the directory
         :raises OSError: it can't be removed
         """
@@ -202,8 +205,8 @@ class Pass:
             decisions = self._planner.decide(looks, self._notified)
             yield Progress(self.done)
             for place, decision in enumerate(decisions):
-                # At least one a query: the age of its verdict is the database's time to answer.
-                if place and time.monotonic() - asked > MAX_VERDICT_AGE:
+                # At least one a query: the age of its decision is the database's time to answer.
+                if place and time.monotonic() - asked > MAX_DECISION_AGE:
                     break
                 self._pending.popleft()
                 if decision.reason is Reason.NO_WITNESS and self._hold(decision.name):
@@ -268,20 +271,25 @@ class Pass:
 
     def _carry_out(self, decision: Decision) -> Step | None:
         outcome = self.outcome
-        if decision.verdict is Verdict.REMOVE:
+        if decision.action is Action.REMOVE:
             return self._remove(decision)
+        self._count_kept(decision)
         if decision.image_id is None:
             LOG.debug(
                 "Staging directory contains unexpected non-image file %r; ignoring", decision.name
             )
         elif decision.reason is Reason.YOUNG:
             outcome.young[decision.name] = decision.delay
-        elif decision.verdict is Verdict.RECHECK:
+        elif decision.action is Action.RECHECK:
             outcome.lagging.add(decision.image_id.lower())
         outcome.unwitnessed += decision.reason is Reason.NO_WITNESS
         outcome.limited += decision.reason is Reason.LIMIT
         outcome.ignored += 1
         return None
+
+    def _count_kept(self, decision: Decision) -> None:
+        if self._trigger is Trigger.SWEEP and decision.status is not None:
+            self.outcome.kinds.add(kind_of(decision, decision.status), decision.status)
 
     def _remove(self, decision: Decision) -> Step:
         outcome, size, failure = self.outcome, None, None
@@ -290,9 +298,11 @@ class Pass:
         except FileChangedError:
             outcome.changed.append(decision.name)
             outcome.ignored += 1
+            self._count_kept(decision)
         except OSError as error:
             failure = error
             outcome.error += 1
+            self._count_kept(decision)
         else:
             outcome.cleaned += 1
         finally:

@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence, Set
 from itertools import islice
 from typing import NamedTuple
 
-from watcher.database.images import Images, ImageState
+from watcher.database.images import Found, Images, ImageState
 from watcher.errors import DatabaseError
 from watcher.reconcile.age import AgeClock, Sightings
 from watcher.reconcile.budget import RemovalBudget
 from watcher.staging.directory import Staging
 from watcher.staging.names import image_id
 
-MAX_DELAY = 86400.0  # seconds; for files from the future
 FIRST_RECHECK = 0.5  # seconds
 RECHECKS = 8  # 0.5 s, 1 s, ... 64 s: two minutes in all
 
@@ -29,7 +28,7 @@ _KNOWN = (ImageState.LIVE, ImageState.DELETED)
 Look = os.stat_result | OSError
 
 
-class Verdict(enum.Enum):
+class Action(enum.Enum):
     """What to do with a file."""
 
     KEEP = "keep"
@@ -51,24 +50,26 @@ class Reason(enum.Enum):
 
 
 class Decision(NamedTuple):
-    """Verdict on one file, and why.
+    """What to do with one file, and why.
 
     :param status: of the file, from before its image's row was read; None if there was none
     :param delay: seconds until a recheck
+    :param image_status: of a live image, if it may be read
     """
 
     name: str
     image_id: str | None
     state: ImageState | None
-    verdict: Verdict
+    action: Action
     reason: Reason
     status: os.stat_result | None = None
     delay: float = 0.0
+    image_status: str | None = None
 
 
-def verdict(
-    state: ImageState, *, age: float, grace: float, notified: bool = False, witnessed: bool = True
-) -> tuple[Verdict, Reason]:
+def action_for(
+    state: ImageState, *, age: float, grace: float, notified: bool, witnessed: bool
+) -> tuple[Action, Reason]:
     """Decide on a file of an image in that state; the removal budget comes on top.
 
     :param age: seconds since the file last changed in any way
@@ -77,17 +78,17 @@ def verdict(
     :param witnessed: this database is known to be this Glance's
     """
     if state is ImageState.DELETED:
-        return Verdict.REMOVE, Reason.DELETED
+        return Action.REMOVE, Reason.DELETED
     if state is ImageState.LIVE:
         # A reported deletion that the row doesn't show: a lagging replica.
-        return (Verdict.RECHECK if notified else Verdict.KEEP), Reason.LIVE
+        return (Action.RECHECK if notified else Action.KEEP), Reason.LIVE
     if state is ImageState.UNKNOWN:
-        return Verdict.KEEP, Reason.UNKNOWN
+        return Action.KEEP, Reason.UNKNOWN
     if age < grace:
-        return Verdict.RECHECK, Reason.YOUNG
+        return Action.RECHECK, Reason.YOUNG
     if not witnessed:
-        return Verdict.KEEP, Reason.NO_WITNESS
-    return Verdict.REMOVE, Reason.ABSENT
+        return Action.KEEP, Reason.NO_WITNESS
+    return Action.REMOVE, Reason.ABSENT
 
 
 def recheck_delay(attempt: int) -> float | None:
@@ -112,7 +113,7 @@ class Planner:
         budget: RemovalBudget,
         *,
         absent_grace: float,
-        trusted: bool = False,
+        trusted: bool,
         clock: AgeClock | None = None,
     ) -> None:
         self._staging, self._images, self.budget = staging, images, budget
@@ -137,7 +138,7 @@ class Planner:
         :raises DatabaseError: it can't be asked
         """
         if not self.witnessed:
-            self._states(ids)
+            self._find(ids)
 
     def look(self, name: str) -> Look:
         """Status of a file, to be taken before its image's row is read."""
@@ -153,7 +154,8 @@ class Planner:
         :raises DatabaseError: nothing is decided then
         """
         ids = {name: image_id(name) for name in looks}
-        states = self._states({found for found in ids.values() if found})
+        images = self._find({found for found in ids.values() if found})
+        states = {key: image.state for key, image in images.items()}
         # An age is taken once: a file that comes of age meanwhile has not had its second read.
         ages = {
             name: self._age(name, looks[name])
@@ -164,25 +166,26 @@ class Planner:
         if suspects:
             states |= self._confirm(suspects)
         return [
-            Decision(name, None, None, Verdict.KEEP, Reason.NOT_AN_IMAGE)
+            Decision(name, None, None, Action.KEEP, Reason.NOT_AN_IMAGE, _status(looks[name]))
             if found is None
             else self._decide(
                 name,
                 found,
                 states[found],
                 looks[name],
+                image_status=images[found].status,
                 age=ages.get(name, 0.0),
                 notified=found.lower() in notified,
             )
             for name, found in ids.items()
         ]
 
-    def _states(self, ids: Set[str]) -> dict[str, ImageState]:
-        states = self._images.states(ids)
+    def _find(self, ids: Set[str]) -> dict[str, Found]:
+        images = self._images.find(ids)
         self._witness = next(
-            (key for key, state in states.items() if state in _KNOWN), self._witness
+            (key for key, image in images.items() if image.state in _KNOWN), self._witness
         )
-        return states
+        return images
 
     def _confirm(self, suspects: Set[str]) -> dict[str, ImageState]:
         """Have the database state what has no row; the witness must have one in the same answer,
@@ -204,7 +207,7 @@ class Planner:
     def _age(self, name: str, look: Look) -> float:
         if isinstance(look, FileNotFoundError):
             return math.inf
-        if isinstance(look, OSError):  # it can't be told: in doubt the file is young
+        if isinstance(look, OSError):  # unknown: in doubt the file is young
             return -math.inf
         if self._staging.network:
             return self._sightings.age(name, look)
@@ -217,10 +220,11 @@ class Planner:
         state: ImageState,
         look: Look,
         *,
+        image_status: str | None,
         age: float,
         notified: bool,
     ) -> Decision:
-        outcome, reason = verdict(
+        action, reason = action_for(
             state,
             age=age,
             grace=self.grace,
@@ -228,9 +232,8 @@ class Planner:
             witnessed=self.witnessed,
         )
         young = reason is Reason.YOUNG
-        status = None if isinstance(look, OSError) else look
-        delay = min(self.grace - age, MAX_DELAY) + 0.05 if young else 0.0  # past it, not just at it
-        return Decision(name, found, state, outcome, reason, status, delay)
+        delay = self.grace - age + 0.05 if young else 0.0  # past it, not just at it
+        return Decision(name, found, state, action, reason, _status(look), delay, image_status)
 
     def afford(self, decision: Decision) -> Decision:
         """Apply the budget, just before a decision is carried out or shown.
@@ -238,10 +241,14 @@ class Planner:
         The removal of an absent image's file is reserved: whoever doesn't make it calls `refund`.
         """
         if decision.reason is Reason.ABSENT and not self.budget.reserve():
-            return decision._replace(verdict=Verdict.KEEP, reason=Reason.LIMIT)
+            return decision._replace(action=Action.KEEP, reason=Reason.LIMIT)
         return decision
 
     def refund(self, decision: Decision) -> None:
         """Give back what was reserved for a removal that was not made."""
         if decision.reason is Reason.ABSENT:
             self.budget.refund()
+
+
+def _status(look: Look) -> os.stat_result | None:
+    return None if isinstance(look, OSError) else look

@@ -20,15 +20,16 @@ from watcher.reconcile.planner import recheck_delay
 from watcher.staging.directory import DirectoryReplacedError, Identity, Staging
 from watcher.staging.mounts import private_tmp
 from watcher.stats import Tally, Trigger
+from watcher.units import counted, human_size
 from watcher.workqueue import Directory, File, Image, Key, Sweep, Waiting, WorkQueue
 
 LOG = log.getLogger(__name__)
 
 CHECK_INTERVAL = 10.0  # seconds between looks for a replaced, mounted over or missing directory
 NEWER_INTERVAL = 0.01  # seconds; newer events gather meanwhile, for fewer queries
-RENEW_INTERVAL = 60.0  # seconds; a watch that failed later is made again without a wait
+RENEW_INTERVAL = 60.0  # seconds; a watch that failed later is restarted without a wait
 PROOF_INTERVAL = 60.0  # seconds after which the database is asked whether it still answers
-CHANGED_DELAY = 0.1  # seconds until a file that changed under a verdict is looked at again
+CHANGED_DELAY = 0.1  # seconds until a file that changed after its decision is looked at again
 MAX_YOUNG = 1000  # files whose grace is waited for one by one; others are left to the sweeps
 
 # share of a wait by which it differs from host to host
@@ -211,7 +212,7 @@ class Reconciler:
     def _retry(self, keys: Mapping[Key, Waiting]) -> None:
         """Put keys back, and a sweep: it goes on where it was, or begins."""
         self._failed_tries += 1
-        delay = backoff.backoff(self._failed_tries)
+        delay = backoff.retry_delay(self._failed_tries)
         self._retry_at = time.monotonic() + delay
         LOG.debug("Next try in %.2f s", delay)
         self._queue.requeue({**keys, Sweep(): Waiting(1, time.monotonic())}, delay=delay)
@@ -231,7 +232,7 @@ class Reconciler:
         outcome, self._sweep = self._sweep.outcome, None
         self.conditions["database"].end()
         self._evaluate(outcome, swept=True)
-        self._log_removed()
+        self._log_sweep(outcome)
         self._requeue_files(outcome, {})
         self._queue.put(Sweep(), delay=backoff.around(self._limits.sweep_interval, JITTER))
 
@@ -281,8 +282,9 @@ class Reconciler:
             elif isinstance(key, Image) and not self._leave_to_others(key, waiting):
                 notified[key.id] = waiting
         for trigger, found in files.items():
-            outcome = yield from self._pass(self._cleaner.clean(_since(found), trigger))
-            self._requeue_files(outcome, found)
+            if found:
+                outcome = yield from self._pass(self._cleaner.clean(_since(found), trigger))
+                self._requeue_files(outcome, found)
         if notified:
             self._planner.look_for_witness(notified.keys())
             names = {
@@ -368,14 +370,23 @@ class Reconciler:
         if self._planner.budget.room:
             self.conditions["absent_removals_limit"].end()
 
-    def _log_removed(self) -> None:
-        tallies = self._stats.tallies.values()
+    def _log_sweep(self, outcome: Outcome) -> None:
+        tallies, last = self._stats.tallies.values(), self._stats.last_sweep
         removed, size = sum(t.removed for t in tallies), sum(t.size for t in tallies)
-        if removed > self._logged_removed[0]:
+        by_events = removed - self._logged_removed[0] - outcome.removed
+        freed = size - self._logged_removed[1] - outcome.size
+        looked_at = outcome.cleaned + outcome.ignored + outcome.error
+        if last is not None and (looked_at or by_events):
             LOG.info(
-                "Removed %i stale staging files, %.1f MiB, since the previous sweep",
-                removed - self._logged_removed[0],
-                (size - self._logged_removed[1]) / 2**20,
+                "Sweep finished in %.1f s: %s removed, %s; %s kept; %s; events since the previous "
+                "sweep: %s removed, %s",
+                last.duration,
+                counted(outcome.removed, "file"),
+                human_size(outcome.size),
+                counted(outcome.ignored, "file"),
+                counted(outcome.error, "error"),
+                counted(by_events, "file"),
+                human_size(freed),
             )
         self._logged_removed = removed, size
 
@@ -418,7 +429,7 @@ class Reconciler:
 
     def _delay_watch(self) -> None:
         self._watch_attempts += 1
-        self._watch_at = time.monotonic() + backoff.backoff(self._watch_attempts)
+        self._watch_at = time.monotonic() + backoff.retry_delay(self._watch_attempts)
 
     def _wait_for_directory(self) -> None:
         self._sweep = None

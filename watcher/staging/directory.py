@@ -24,14 +24,14 @@ BATCH = 2000  # names read at a time; events wait for it, 5 ms
 
 
 class Identity(NamedTuple):
-    """What makes a directory the same one, whatever its path."""
+    """What makes a directory the same one under any path."""
 
     device: int
     inode: int
 
 
 class FileChangedError(Exception):
-    """The file isn't the one that was judged; look again."""
+    """The file isn't the one that was decided on; look again."""
 
 
 class DirectoryReplacedError(Exception):
@@ -50,7 +50,7 @@ class Staging:
     def __init__(self, path: str) -> None:
         self.path = path
         self.identity: Identity | None = None
-        #: type of the network file system that it lies on, `UNKNOWN` if that can't be told;
+        #: type of the network file system that it lies on, `UNKNOWN` if it can't be found out;
         #: None: it is this host's own
         self.network: str | None = None
         self.descriptor = -1
@@ -181,13 +181,13 @@ class Staging:
         """
         return os.lstat(name, dir_fd=self.descriptor)
 
-    def remove(self, name: str, judged: os.stat_result | None) -> int | None:
+    def remove(self, name: str, seen: os.stat_result | None) -> int | None:
         """Remove anything but a directory; what is gone already is a success.
 
-        :param judged: status on which the verdict rests, None if there was no such entry; it must
+        :param seen: status on which the decision rests, None if there was no such entry; it must
             still be that very one
         :returns: bytes on disk that it held; None when it was gone already
-        :raises FileChangedError: it isn't the judged one
+        :raises FileChangedError: it isn't that entry any more
         :raises DirectoryReplacedError: the path leads to another directory now
         :raises OSError: it can't be removed; names the full path
         """
@@ -195,9 +195,7 @@ class Staging:
             raise DirectoryReplacedError(self.path)
         try:
             now = self.lstat(name)
-            if stat.S_ISDIR(now.st_mode):
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            if judged is None or _version(now) != _version(judged):
+            if seen is None or _version(now) != _version(seen):
                 raise FileChangedError(name)
             self._unlink(name, now)
         except FileNotFoundError:

@@ -39,7 +39,7 @@ def mount_type(descriptor: int) -> str:
 
 def network_type(descriptor: int) -> str | None:
     """Type of the network file system on which an open file lies; None when it lies on none,
-    `UNKNOWN` when that can't be told."""
+    `UNKNOWN` if it can't be found out."""
     try:
         kind = mount_type(descriptor)
     except OSError:  # without /proc, or without a free descriptor

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import ThreadingHTTPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from oslo_config import cfg
 from oslo_log import log
@@ -36,6 +36,9 @@ except ModuleNotFoundError as error:
         f"[staging_watcher] metrics_port is set, but {error.name} is not installed: "
         f"{sys.executable} -m pip install '{DISTRIBUTION}[metrics]'"
     ) from None
+
+if TYPE_CHECKING:
+    from watcher.telemetry.web_config import WebConfig
 
 LOG = log.getLogger(__name__)
 
@@ -75,6 +78,7 @@ class Server(ThreadingHTTPServer):
     is parsed and answered at a time, so that many clients take no more than one processor's turn
     from the watcher.
 
+    :param web: TLS and passwords; None: neither
     :raises OSError: the address is unknown, or in use
     """
 
@@ -82,7 +86,10 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128  # a full one makes clients wait for a second
 
-    def __init__(self, host: str, port: int, handler: type["Handler"]) -> None:
+    def __init__(
+        self, host: str, port: int, handler: type["Handler"], web: "WebConfig | None" = None
+    ) -> None:
+        self.web = web
         info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         self.address_family = info[0]
         #: held while a request is parsed and answered
@@ -178,6 +185,20 @@ class Handler(MetricsHandler):
 
     def handle(self) -> None:
         """Read the request, then answer it when it's this connection's turn."""
+        web = self.server.web
+        context = web.context() if web is not None else None
+        if context is None:
+            self._exchange()
+            return
+        # Of a copy: the server still closes the connection by its own socket.
+        with context.wrap_socket(
+            self.request.dup(), server_side=True, do_handshake_on_connect=False
+        ) as self.connection:
+            self.connection.settimeout(REQUEST_TIMEOUT)
+            self.connection.do_handshake()
+            self._exchange()
+
+    def _exchange(self) -> None:
         head = self._read_head()
         if head is None:
             return
@@ -218,7 +239,10 @@ class Handler(MetricsHandler):
     def do_GET(self) -> None:  # noqa: N802
         """Answer with a page."""
         path = self.path.partition("?")[0]
-        if path == "/metrics":
+        web = self.server.web
+        if web is not None and not web.allows(self.headers.get("Authorization")):
+            self._send(HTTPStatus.UNAUTHORIZED, "text/plain", "Unauthorized\n")
+        elif path == "/metrics":
             super().do_GET()
         elif path == "/":
             self._send(HTTPStatus.OK, "text/html", _LANDING_PAGE)
@@ -242,6 +266,8 @@ class Handler(MetricsHandler):
     def _send(self, status: HTTPStatus, content_type: str, text: str) -> None:
         body = text.encode(errors="backslashreplace")
         self.send_response(status)
+        if status is HTTPStatus.UNAUTHORIZED:
+            self.send_header("WWW-Authenticate", f'Basic realm="{DISTRIBUTION}"')
         self.send_header("Content-Type", f"{content_type}; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -283,8 +309,13 @@ def new_server(
         checks = {"/healthz": alive or cleaner, "/readyz": readiness}  # noqa: RUF012 - constant
 
     host, port = conf[GROUP].metrics_host, conf[GROUP].metrics_port
+    web = None
+    if path := conf[GROUP].metrics_web_config:
+        from watcher.telemetry.web_config import WebConfig  # noqa: PLC0415 - only where asked for
+
+        web = WebConfig(path)
     try:
-        server = Server(host, port, ServiceHandler)
+        server = Server(host, port, ServiceHandler, web)
     except OSError as error:
         raise ConfigError(
             f"Cannot serve metrics on {host} port {port}: {error.strerror}; see [staging_watcher] "

@@ -16,10 +16,12 @@ from prometheus_client.core import (
 
 from watcher.conf import DISTRIBUTION
 from watcher.reconcile.cleaner import Outcome
+from watcher.reconcile.kinds import ALL, Kinds, Share
 from watcher.stats import LAG_BUCKETS, Stats, Tally
 from watcher.workqueue import WorkQueue
 
 PREFIX = "glance_staging_watcher_"
+NOTHING = Share()
 
 
 class Metrics:
@@ -120,12 +122,35 @@ class Metrics:
         for result, count in _results(last.tally):
             files.add_metric([result], count)
         yield files
+        outcome = last.tally if isinstance(last.tally, Outcome) else Outcome()
+        yield from self._staged(outcome.kinds, last.ended)
         yield _gauge(
             "files_held_back",
             "Files without a database row that the last sweep kept because no image of this Glance "
             "was found in the database yet.",
-            last.tally.unwitnessed if isinstance(last.tally, Outcome) else 0,
+            outcome.unwitnessed,
         )
+
+    @staticmethod
+    def _staged(kinds: Kinds, now: float) -> Iterator[Metric]:
+        """Yield what the last sweep left; each kind is there, so that no series begins late."""
+        labels = ["kind", "image_status"]
+        files = GaugeMetricFamily(
+            f"{PREFIX}staged_files", "Files that the last sweep left, by kind.", labels=labels
+        )
+        size = GaugeMetricFamily(f"{PREFIX}staged_bytes", "Their bytes on disk.", labels=labels)
+        age = GaugeMetricFamily(
+            f"{PREFIX}staged_oldest_age_seconds",
+            "Time from the last change of the one that has not changed for longest to the end of "
+            "the sweep; 0 without a file.",
+            labels=labels,
+        )
+        for kind in ALL:
+            share = kinds.get(kind, NOTHING)
+            files.add_metric(kind, share.files)
+            size.add_metric(kind, share.size)
+            age.add_metric(kind, share.age(now))
+        yield from (files, size, age)
 
     def _notifications(self) -> Iterator[Metric]:
         yield _counter(

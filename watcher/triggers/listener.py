@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 from oslo_config import cfg
 from oslo_log import log
 
-from watcher import backoff as jitter
-from watcher.backoff import backoff
+from watcher import backoff
 from watcher.conditions import Condition
 from watcher.conf import GROUP
 from watcher.staging.names import canonical_id
@@ -229,7 +228,7 @@ class NotificationListener:
             long = time.monotonic() - began > RENEW_INTERVAL and self._worked
             self._listening = False
             self._attempt = 0 if long else self._attempt + 1
-            self._stopping.wait(backoff(self._attempt) if self._attempt else 0)
+            self._stopping.wait(backoff.retry_delay(self._attempt) if self._attempt else 0)
 
     def _listen(self) -> None:
         """Start a listener and supervise it until another must take its place."""
@@ -332,7 +331,7 @@ class NotificationListener:
         if self._missed:
             self._missed = False
             if again:
-                self._queue.put(Sweep(), delay=jitter.within(SWEEP_SPREAD), replace=True)
+                self._queue.put(Sweep(), delay=backoff.within(SWEEP_SPREAD), replace=True)
             else:
                 self._queue.put(Sweep())
 
@@ -416,14 +415,16 @@ class _Consumption:
     def succeed(self) -> None:
         """It is consumed; ask again after a while."""
         self._since, self._attempt = None, 0
-        self._due = time.monotonic() + jitter.around(CHECK_INTERVAL, 0.1)
+        self._due = time.monotonic() + backoff.around(CHECK_INTERVAL, 0.1)
 
     def retry(self) -> None:
         """It isn't, or nobody answered: ask again soon."""
         if self._since is None:
             self._since = time.monotonic()
         self._attempt += 1
-        self._due = time.monotonic() + (0.1 if self._attempt < 10 else backoff(self._attempt - 9))
+        self._due = time.monotonic() + (
+            0.1 if self._attempt < 10 else backoff.retry_delay(self._attempt - 9)
+        )
 
     def wait(self) -> float:
         """Seconds until the next look."""
@@ -450,7 +451,7 @@ def _spread_reconnects(conf: cfg.ConfigOpts) -> None:
     of its own, unless the operator set that."""
     group, name = broker.GROUP, "kombu_reconnect_delay"
     if group in conf:  # else it is another driver's broker
-        delay = conf[group][name] + jitter.within(RECONNECT_SPREAD)
+        delay = conf[group][name] + backoff.within(RECONNECT_SPREAD)
         conf.set_default(name, delay, group=group)
         # Round-robin, it steps on three times for each try that fails: of three nodes always to
         # the one that is dead, until its time limit, doubled each time, is longer than the delay.

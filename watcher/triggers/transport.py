@@ -2,6 +2,7 @@
 """oslo.messaging on native threads: import it from here, so that nothing chooses eventlet first."""
 
 import contextlib
+import os
 from typing import Any
 
 from oslo_config import cfg
@@ -11,6 +12,8 @@ from watcher import logs
 from watcher.conf import DISTRIBUTION
 from watcher.errors import ConfigError
 
+# futurist imports eventlet if it is installed, with a DNS library that takes as long as all else.
+os.environ.setdefault("EVENTLET_NO_GREENDNS", "yes")
 logs.quieten()
 with contextlib.suppress(ValueError):  # oslo.service 4.1 has none; nothing is to choose then
     backend.init_backend(backend.BackendType.THREADING)
