@@ -134,6 +134,7 @@ class Service:
     def supervise(self) -> None:
         """Start threads again that ended; to be called every `SUPERVISE_INTERVAL` seconds."""
         self._thread.supervise()
+        self._status_file.supervise()
         if self._http is not None:
             self._http.supervise()
         if self._listener is not None:

@@ -40,7 +40,7 @@ class Supervised:
     def supervise(self) -> None:
         """Start it again if it ended, after a wait. Any thread may call it, again and again."""
         with self._lock:
-            if self._stopping:
+            if self._stopping or not self._started:
                 return
             if not self.ended:
                 if self._failing:

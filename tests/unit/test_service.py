@@ -42,6 +42,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
     )
     made = Service(conf.load(["--config-file", str(file)]))
     yield made
+    made._watch.stop()
     made._images.close()
 
 

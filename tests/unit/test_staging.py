@@ -402,7 +402,7 @@ def test_a_file_that_cannot_be_looked_at_is_there(
 
 
 def test_which_directory_is_on_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looked up once for each directory that is found there, or until it can be told."""
+    """Looked up once for each directory that is found there, or until it is known."""
     looked: list[int] = []
     kinds = iter([None, "nfs4", "unknown", "unknown", None])
 

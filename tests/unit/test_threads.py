@@ -142,3 +142,8 @@ def test_once_stopped_it_stays_so(supervised: Supervised, work: Work, fault: Con
     assert supervised.stop(30.0)
     supervised.supervise()
     assert supervised.ended and work.runs == 1 and fault.cause is None
+
+
+def test_one_that_was_not_started_stays_so(supervised: Supervised, work: Work) -> None:
+    supervised.supervise()
+    assert supervised.ended and work.runs == 0
