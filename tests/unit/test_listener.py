@@ -722,3 +722,17 @@ def test_a_file_that_cannot_be_read_is_named(world: World, monkeypatch: pytest.M
     monkeypatch.setattr(broker, "unreadable", lambda transport: named)
     world.start(FileNotFoundError(errno.ENOENT, "No such file or directory"))
     world.wait_condition(f"broker localhost: {named}")
+
+
+def test_another_listener_without_a_fault_is_not_worth_a_line(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after a duplicate message."""
+    caplog.set_level(logging.INFO, logger="watcher")
+    world.start(None, None)
+    world.wait_condition(None)
+    world.report(Event.BROKEN)
+    wait_for(lambda: len(world.pollers) == 2, 10, "another")
+    world.wait_condition(None)
+    wait_for(lambda: world.queue.replaced == [Sweep()], 10, "a sweep for what was missed")
+    assert len([line for line in caplog.messages if "istening for" in line]) == 1
