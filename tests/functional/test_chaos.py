@@ -21,8 +21,8 @@ from tests.functional import chaos
 from tests.functional.chaos import LINES, Glance, World
 from tests.functional.host import Host
 from tests.functional.program import PROGRAM, Program
-from tests.functional.test_filesystem_faults import impossible
 from tests.services import Images, MariaDB, RabbitMQ, TcpProxy, wait_for
+from tests.services.namespaces import impossible
 from tests.services.ports import free_port
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "90"))
