@@ -719,7 +719,7 @@ def test_after_an_answer_a_failed_question_is_repeated_soon_again(
 def test_a_file_that_cannot_be_read_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """What ssl raises doesn't name it."""
     named = "[oslo_messaging_rabbit] ssl_ca_file = /ca: No such file or directory"
-    monkeypatch.setattr(broker, "unreadable", lambda transport: named)
+    monkeypatch.setattr(broker, "unusable", lambda transport: named)
     world.start(FileNotFoundError(errno.ENOENT, "No such file or directory"))
     world.wait_condition(f"broker localhost: {named}")
 
