@@ -45,10 +45,9 @@ class RabbitMQCluster:
     def start(self) -> None:
         """Start the nodes that don't run, heal all partitions, and wait for the whole cluster."""
         self._mapper.start()
-        first, *others = self.nodes
-        first.start()  # alone: at their first start the others join it
+        # Together: at its first start a RabbitMQ 4 waits for those which it is to form a cluster with.
         with ThreadPoolExecutor() as pool:
-            list(pool.map(RabbitMQNode.start, others))
+            list(pool.map(RabbitMQNode.start, self.nodes))
         self.heal()
 
     def kill(self) -> None:
