@@ -58,7 +58,7 @@ MUTANTS: dict[str, list[Change]] = {
         Change(f"{PLANNER}:Planner.decide", "found.lower() in notified", "found in notified")
     ],
     "a file's status is not kept with its decision": [
-        Change(f"{PLANNER}:Planner._decide", "None if isinstance(look, OSError) else look", "None")
+        Change(f"{PLANNER}:Planner._decide", "_status(look)", "None")
     ],
     "the wait until the grace is over is too long": [
         Change(f"{PLANNER}:Planner._decide", "self.grace - age", "2 * self.grace - age")
