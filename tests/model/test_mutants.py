@@ -89,7 +89,7 @@ MUTANTS: dict[str, list[Change]] = {
         Change(f"{BUDGET}:RemovalBudget.reserve", "self._spent.append(self._clock())", "pass")
     ],
     "a refund gives back two": [
-        Change(f"{BUDGET}:RemovalBudget.refund", "self._spent.pop()", "del self._spent[-2:]")
+        Change(f"{BUDGET}:RemovalBudget.refund", "self._spent.pop()", "self._spent.clear()")
     ],
     "a row in doubt is a deleted one": [
         Change(f"{IMAGES}:state_of", "deleted in (True, 1)", "deleted not in (False, 0)")
