@@ -23,7 +23,7 @@ GLANCES = .venv-glance-current/.installed .venv-glance-oldest/.installed
 CODE = $(foreach d,watcher tests tools benchmarks,$(if $(wildcard $(d)/*.py),$(d)))
 
 .DEFAULT_GOAL = help
-.PHONY: help demo run docs unit test test-large test-lowest coverage acceptance soak benchmark \
+.PHONY: help demo run docs unit test test-large test-lowest coverage acceptance soak chaos benchmark \
 	simulation lint services session completion sample dist deb clean .venv
 
 help:  ## Show the targets
@@ -65,6 +65,10 @@ acceptance: services  ## Test beside real Glances, and against Glance's own clea
 soak: services  ## Many clients of two Glances for 15 minutes
 	@$(MAKE) --silent --no-print-directory .venv/.test $(GLANCES)
 	@SOAK_SECONDS=900 $(BIN)/python -m pytest $(PYTEST_ARGS) tests/acceptance/test_soak.py
+
+chaos: services  ## Faults of everything at random for 30 minutes; CHAOS_SECONDS, CHAOS_SEED change that
+	@$(MAKE) --silent --no-print-directory .venv/.test
+	@CHAOS_SECONDS=$${CHAOS_SECONDS:-1800} $(BIN)/python -m pytest -s $(PYTEST_ARGS) tests/functional/test_chaos.py
 
 benchmark: services  ## Measure against Glance's cleaner and the limits; BENCHMARK_ARGS=--quick
 	@$(MAKE) --no-print-directory .venv-benchmark/.installed

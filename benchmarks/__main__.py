@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from benchmarks import (
+    delays,
     events,
     hosts,
     huge,
@@ -31,6 +32,7 @@ MEASUREMENTS: dict[str, Callable[[Site], Iterable[Comparison]]] = {
     "huge": huge.measure,
     "scale": scale.measure,
     "events": events.measure,
+    "delays": delays.measure,
     "notifications": notifications.latency,
     "drain": notifications.drain,
     "hosts": hosts.measure,

@@ -49,6 +49,8 @@ def draw(comparisons: Sequence[Comparison], directory: Path) -> None:
     if "notification" in known and "event" in known:
         pair = [known["notification"], known["event"]]
         _latency(pair, directory / "performance-latency.svg")
+    if "delays" in known:
+        _worst(known["delays"], directory / "performance-delays.svg")
     if restarts := [known[name] for name in RESTART if name in known]:
         _in_step(restarts, directory / "hosts-restart.svg")
 
@@ -110,6 +112,24 @@ def _latency(comparisons: Sequence[Comparison], path: Path) -> None:
         axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axis.legend(frameon=False, loc="best")
     axes[0].set_ylabel("% of files gone")
+    save(figure, path)
+
+
+def _worst(found: Comparison, path: Path) -> None:
+    """Median, p99 and worst of each subject, on one line."""
+    figure, axis = pyplot.subplots(figsize=(10, 0.4 * len(found.series) + 1.1))
+    names = list(found.series)[::-1]
+    for row, name in enumerate(names):
+        values = found.series[name]
+        points = [median(values), percentile(values, 99), max(values)]
+        axis.plot([points[0], points[2]], [row, row], color="#c9d1d9", linewidth=3, zorder=1)
+        axis.scatter(points, [row] * 3, c=[COLORS[OURS], *PEER_COLORS[:2]], s=36, zorder=2)
+    for label, color in zip(("median", "p99", "worst"), [COLORS[OURS], *PEER_COLORS], strict=False):
+        axis.scatter([], [], color=color, s=36, label=label)
+    axis.axvline(50, color="#c0392b", linewidth=1, linestyle="--")
+    axis.set_yticks(range(len(names)), ["alone" if name == OURS else name for name in names])
+    axis.set(xscale="log", xlabel=f"{found.title}, milliseconds; dashed: at most 50")
+    axis.legend(frameon=False, loc="lower right")
     save(figure, path)
 
 

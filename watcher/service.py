@@ -3,6 +3,7 @@
 
 import contextlib
 import faulthandler
+import gc
 import math
 import os
 import signal
@@ -29,12 +30,14 @@ from watcher.stats import Stats
 from watcher.telemetry import status_file, systemd
 from watcher.telemetry.removals import Removals
 from watcher.telemetry.status_file import StatusFile
+from watcher.threads import ENDED, Supervised
 from watcher.triggers.directory_watch import DirectoryWatch
-from watcher.workqueue import WorkQueue
+from watcher.workqueue import Directory, WorkQueue
 
 LOG = log.getLogger(__name__)
 
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2}
+SUPERVISE_INTERVAL = 5.0
 STALL_TIMEOUT = 120.0  # seconds; far longer than the database is waited for
 STOP_TIMEOUT = 3.0  # seconds for the current removal
 END_TIMEOUT = 4.5  # seconds for all of the stop
@@ -76,7 +79,12 @@ class Service:
         self._crash = Condition(
             LOG, "Reconciler failed, restarting it; this is a bug: %s", "Reconciler works again"
         )
-        self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
+        self._thread = Supervised(self._run, "reconciler", self._crash)
+        self._closing = Condition(
+            LOG,
+            "Descriptors of removed files are not closed, disk space is not freed: %s",
+            "Descriptors of removed files are closed again",
+        )
         self._heartbeat = time.monotonic()
         self._listener = None
         if options.notifications:
@@ -96,10 +104,12 @@ class Service:
                 conditions=self.conditions,
                 ready=lambda: self._reconciler.swept,
                 sweep_interval=lambda: self._limits.sweep_interval,
+                alive=self.alive,
             )
 
     def start(self) -> None:
         """Start the threads; returns at once."""
+        self._heartbeat = time.monotonic()
         self._thread.start()
         self._status_file.start()
         if self._http is not None:
@@ -115,20 +125,45 @@ class Service:
         if self._listener is not None:
             self._listener.stop()
         self._queue.close()
-        self._thread.join(STOP_TIMEOUT)
-        if not self._thread.is_alive():
+        if self._thread.stop(STOP_TIMEOUT):
             self._watch.stop()
             self._images.close()
             self._status_file.close()
+            self._removals.close()
+
+    def supervise(self) -> None:
+        """Start threads again that ended; to be called every `SUPERVISE_INTERVAL` seconds."""
+        self._thread.supervise()
+        self._status_file.supervise()
+        if self._http is not None:
+            self._http.supervise()
+        if self._listener is not None:
+            self._listener.supervise()
+        self._follow_closer()
+        if self._watch.failure is not None:
+            self._queue.put(Directory())  # the reconciler starts the watch again
 
     def conditions(self) -> dict[str, str | None]:
         """Components, each with the cause of its fault, None while it is healthy."""
         causes = {"cleaner": self._stall() or self._crash.cause}
         causes |= {name: each.cause for name, each in self._reconciler.conditions.items()}
+        causes["file_events"] = causes["file_events"] or self._watch.failure
+        causes["closer"] = self._closing.cause or self._staging.closer.failure
         if self._listener is not None:
             causes["notifications"] = self._listener.condition
         if self._audit is not None:
             causes["audit"] = self._audit.condition.cause
+        return causes
+
+    def alive(self) -> dict[str, str | None]:
+        """Threads, each with the cause why it ended or makes no progress, None while it runs."""
+        causes = {
+            "cleaner": self._stall() or self._crash.cause,
+            "file_events": self._watch.failure,
+            "closer": self._staging.closer.failure,
+        }
+        if self._listener is not None:
+            causes["notifications"] = self._listener.failure
         return causes
 
     def reload(self) -> None:
@@ -174,7 +209,7 @@ class Service:
                         attempt = 0
                     if self._queue.closed:
                         break
-            except Exception as error:
+            except BaseException as error:  # also of a library that wants to end the process
                 LOG.debug("Reconciler failed", exc_info=True)
                 self._crash.begin(f"{type(error).__name__}: {error}")
                 attempt += 1
@@ -184,8 +219,8 @@ class Service:
         self._heartbeat = time.monotonic()
         if isinstance(step, Removal):
             self._removals.report(step)
-        elif isinstance(step, Progress) and self._listener is not None:
-            self._listener.supervise()
+        elif isinstance(step, Progress):
+            self._removals.flush()
         self._status_file.update()
         if isinstance(step, Progress) and self._manager.is_there:
             if self._reconciler.swept:
@@ -193,14 +228,22 @@ class Service:
             self._manager.status(systemd.status_text(self.stats, self.conditions()))
         self._manager.ping()
 
+    def _follow_closer(self) -> None:
+        closer = self._staging.closer
+        if (cause := closer.failure) is None:
+            self._closing.end()
+        else:
+            self._closing.begin(cause)
+            closer.supervise()
+
     def _report(self) -> dict[str, Any]:
         return status_file.report(
             self.stats, self._queue, self._removals, self.conditions(), self._staging.path
         )
 
     def _stall(self) -> str | None:
-        if not self._thread.is_alive():
-            return "its thread has ended"
+        if self._thread.ended:
+            return ENDED
         silent = time.monotonic() - self._heartbeat
         return f"no progress for {silent:.0f} s" if silent > STALL_TIMEOUT else None
 
@@ -244,12 +287,18 @@ def run(conf: Config) -> int:
     :raises ConfigError: the configuration can't be used
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    threading.excepthook = _log_end
     faulthandler.enable()  # the watchdog's SIGABRT shows where it hung
     service = Service(conf)
     startup.announce(conf)
+    # What was imported stays; to look through all of it for garbage would delay events by 50 ms.
+    gc.collect()
+    gc.freeze()
     service.start()
-    while (received := signal.sigwait(SIGNALS)) not in (signal.SIGTERM, signal.SIGINT):
-        if received == signal.SIGHUP:
+    while (received := _next_signal()) not in (signal.SIGTERM, signal.SIGINT):
+        if received is None:
+            service.supervise()
+        elif received == signal.SIGHUP:
             service.reload()
         else:
             service.report()
@@ -260,3 +309,14 @@ def run(conf: Config) -> int:
     LOG.info("Stopping on %s", signal.Signals(received).name)
     service.stop()
     return 0
+
+
+def _log_end(arguments: threading.ExceptHookArgs) -> None:
+    """Log the end of a thread without a trace above DEBUG; it is supervised."""
+    name = arguments.thread.name if arguments.thread is not None else "unknown"
+    LOG.debug("Thread %s ended: %r", name, arguments.exc_value)
+
+
+def _next_signal() -> int | None:
+    received = signal.sigtimedwait(SIGNALS, SUPERVISE_INTERVAL)
+    return None if received is None else received.si_signo

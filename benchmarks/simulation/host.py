@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One host: the watcher's own code on a directory and a database that only exist in memory."""
 
+import math
 import os
 import stat
 from collections import deque
@@ -71,6 +72,7 @@ class SimulatedImages(Images):
 
     def __init__(self, timeline: Timeline, database: Database) -> None:
         self._timeline, self._database = timeline, database
+        self.answered = math.inf  # it always does
 
     def find(self, ids: Collection[str]) -> dict[str, Found]:
         """As they were when the question came: the older truth is the more dangerous one."""
@@ -130,6 +132,10 @@ class SimulatedStaging(Staging):
         entries = [_Entry(name) for name in self._disk.files]
         yield cast(Iterator[os.DirEntry[str]], iter(entries))
 
+    def refusal(self) -> str | None:
+        """Nothing is refused."""
+        return None
+
     def lstat(self, name: str) -> os.stat_result:
         """Status of a file."""
         if name not in self._disk.files:
@@ -154,6 +160,11 @@ class SimulatedWatch:
     def watching(self) -> Identity | None:
         """The one directory there is."""
         return HERE
+
+    @property
+    def failure(self) -> str | None:
+        """It doesn't fail."""
+        return None
 
     def follow(self, staging: Staging) -> None:
         """It is watched already."""

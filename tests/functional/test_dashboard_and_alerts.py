@@ -30,6 +30,7 @@ OF_PROMETHEUS = {"up": {"": {""}}}  # metrics that Prometheus makes itself
 OF_TARGETS = {"job", "instance"}  # labels that Prometheus adds
 COMPONENTS = {
     *("cleaner", "database", "directory", "removals", "notifications", "file_events", "audit"),
+    "closer",
     *("absent_removals_limit", "witness"),
 }
 HAVE_THEIR_ALERT = {"absent_removals_limit", "witness"}

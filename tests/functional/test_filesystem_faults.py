@@ -79,7 +79,7 @@ def said(program: Program) -> list[str]:
     shown = []
     for line in program.log.splitlines():
         level, text = match.groups() if (match := LINE.fullmatch(line)) else ("", line)
-        if level != "DEBUG" and not text.startswith(("Starting ", "Removed ")):
+        if level != "DEBUG" and not text.startswith(("Starting ", "Removed ", "Sweep finished ")):
             shown.append(f"{level} {text}".lstrip())
     return shown
 

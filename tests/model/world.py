@@ -313,6 +313,7 @@ class ModelWatch:
         self._world = world
         self._followed: Identity | None = None
         self.waiting = False
+        self.failure: str | None = None
 
     @property
     def watching(self) -> Identity | None:

@@ -17,6 +17,7 @@ from watcher.database.images import ImageState
 from watcher.errors import ConfigError
 from watcher.reconcile.cleaner import Removal
 from watcher.stats import Trigger
+from watcher.telemetry import audit as audit_module
 from watcher.telemetry.audit import AuditLog
 
 IMAGE = "8aa29f1a-df65-415d-993e-a9e25853feb8"
@@ -161,13 +162,13 @@ def test_a_link_in_place_of_the_rotated_file_is_not_followed(
     audit = AuditLog(str(path))
     path.rename(tmp_path / "audit.json.1")
     link(path, tmp_path / "victim")
-    audit.record(removal("lost"))
+    audit.record(removal("late"))
     assert "symbolic link" in (audit.condition.cause or "")
     path.unlink()
     audit.record(removal("1"))
     assert audit.condition.cause is None
     assert not (tmp_path / "victim").exists()
-    assert [r["file"] for r in records(path)] == ["/staging/1"]
+    assert [r["file"] for r in records(path)] == ["/staging/late", "/staging/1"]
     assert began_and_ended(caplog, "symbolic link"), caplog.text
 
 
@@ -297,7 +298,7 @@ def test_a_failure_is_logged_once_and_is_a_condition(
             assert audit.condition.cause is None
     assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
     assert "No such file or directory" in caplog.messages[0]
-    assert len(records(directory / "audit.json")) == 2
+    assert len(records(directory / "audit.json")) == 5
 
 
 @contextlib.contextmanager
@@ -322,9 +323,10 @@ def test_no_room_until_there_is_some(path: Path, caplog: pytest.LogCaptureFixtur
     audit.record(removal("1"))
     with room_for(path.stat().st_size):
         for _ in range(100):
-            audit.record(removal("lost"))
+            audit.record(removal("late"))
     audit.record(removal("2"))
-    assert [r["file"] for r in records(path)] == ["/staging/1", "/staging/2"]
+    files = [r["file"] for r in records(path)]
+    assert files == ["/staging/1", *["/staging/late"] * 100, "/staging/2"]
     assert began_and_ended(caplog, "File too large"), caplog.text
 
 
@@ -334,12 +336,12 @@ def test_a_line_cut_short_spoils_no_other(path: Path, caplog: pytest.LogCaptureF
     audit.record(removal("1"))
     with room_for(path.stat().st_size + 10):
         for _ in range(100):
-            audit.record(removal("lost"))
+            audit.record(removal("late"))
     for name in "23":
         audit.record(removal(name))
     lines = path.read_text().splitlines()
     whole = [json.loads(line)["file"] for line in (lines[0], *lines[2:])]
-    assert whole == ["/staging/1", "/staging/2", "/staging/3"]
+    assert whole == ["/staging/1", *["/staging/late"] * 100, "/staging/2", "/staging/3"]
     assert len(lines[1]) == 10
     assert began_and_ended(caplog, "File too large"), caplog.text
 
@@ -361,10 +363,15 @@ def test_no_room_until_rotated(
     audit = AuditLog(str(path))
     with room_for(4096):
         for _ in range(100):
-            audit.record(removal("lost"))
+            audit.record(removal("late"))
         path.rename(tmp_path / "audit.json.1")
         audit.record(removal("1"))
-    assert [r["file"] for r in records(path)] == ["/staging/1"]
+    audit.record(removal("2"))
+    files = []
+    for line in path.read_text().splitlines():
+        with contextlib.suppress(ValueError):  # cut short
+            files.append(json.loads(line)["file"])
+    assert files == [*["/staging/late"] * 100, "/staging/1", "/staging/2"]
     assert began_and_ended(caplog, "File too large"), caplog.text
 
 
@@ -389,3 +396,71 @@ def test_a_failure_to_close_the_rotated_file(
     audit.record(removal("2"))
     assert [r["file"] for r in records(path)] == ["/staging/1", "/staging/2"]
     assert began_and_ended(caplog, "Disk quota exceeded"), caplog.text
+
+
+def test_records_that_wait_are_bounded_and_the_rest_is_counted(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    audit = AuditLog(str(path))
+    monkeypatch.setattr(audit_module, "MAX_WAITING", 1000)
+    with room_for(0):
+        for number in range(100):
+            audit.record(removal(str(number)))
+        assert len(audit._waiting) <= 1000
+    audit.record(removal("last"))
+    kept = len(records(path)) - 1
+    assert 1 < kept < 10
+    assert [r["file"] for r in records(path)][:kept] == [f"/staging/{n}" for n in range(kept)]
+    assert caplog.messages[-1] == f"Audit log {path} lacks {100 - kept} removals"
+
+
+def test_a_fault_is_found_and_ended_without_a_removal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    path = tmp_path / "log" / "audit.json"
+    path.parent.mkdir()
+    audit = AuditLog(str(path))
+    audit.flush()
+    directory = path.parent.rename(path.parent.with_name("aside"))
+    audit.flush()
+    assert audit.condition.cause is None, "it was writable a moment ago"
+    monkeypatch.setattr(audit_module, "CHECK_INTERVAL", -1.0)
+    audit.flush()
+    assert audit.condition.cause == "No such file or directory"
+    audit.record(removal("1"))
+    directory.rename(path.parent)
+    audit.flush()
+    assert audit.condition.cause is None
+    assert [r["file"] for r in records(path)] == ["/staging/1"]
+    assert began_and_ended(caplog, "No such file"), caplog.text
+
+
+def test_a_read_only_file_system_is_found(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Status:
+        """Of a file system."""
+
+        f_flag = os.ST_RDONLY
+
+    audit = AuditLog(str(path))
+    monkeypatch.setattr(audit_module, "CHECK_INTERVAL", -1.0)
+    with monkeypatch.context() as read_only:
+        read_only.setattr(os, "fstatvfs", lambda descriptor: Status)
+        audit.flush()
+    assert audit.condition.cause == "Read-only file system"
+
+
+def test_what_waits_at_the_end_is_written_or_counted(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("late", "lost"):
+        audit = AuditLog(str(path))
+        size = path.stat().st_size
+        with room_for(size):
+            audit.record(removal(name))
+            if name == "lost":
+                audit.close()
+        audit.close()
+    assert [r["file"] for r in records(path)] == ["/staging/late"]
+    assert caplog.messages[-1] == f"Audit log {path} lacks 1 removals"

@@ -5,10 +5,13 @@ import errno
 import os
 import ssl
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from watcher import conf
 from watcher.checks import broker as check_broker
 from watcher.checks import database as check_database
 from watcher.checks import directory as check_directory
@@ -23,6 +26,8 @@ from watcher.checks.result import Check, Result
 from watcher.cli import check
 from watcher.cli.upgrade import summary
 from watcher.config_files import Unknown
+from watcher.errors import ConfigError
+from watcher.telemetry.audit import AuditLog
 from watcher.triggers.broker import why_not_connected
 
 OK, WARNING, FAILURE = Result.OK, Result.WARNING, Result.FAILURE
@@ -407,6 +412,29 @@ def test_a_file_that_the_service_writes(
     found = check_outputs.file("log", "OPTION", str(tmp_path / path))
     assert found.result is (OK if remedy is None else FAILURE)
     assert remedy is None or str(found.remedy).startswith(remedy)
+
+
+@pytest.mark.parametrize(
+    ("make", "path", "cause"),
+    [
+        (None, "log", ""),
+        (Path.touch, "log", ""),
+        (lambda path: path.symlink_to("target"), "log", "The file is a symbolic link"),
+        (lambda path: path.symlink_to("."), "log/audit", "Its directory is a symbolic link"),
+        (os.mkfifo, "log", "Not a regular file"),
+    ],
+)
+def test_what_the_service_refuses_to_write_its_audit_to(
+    tmp_path: Path, make: Callable[[Path], None] | None, path: str, cause: str
+) -> None:
+    if make is not None:
+        make(tmp_path / "log")
+    file = tmp_path / "glance-api.conf"
+    file.write_text(f"[staging_watcher]\naudit_log = {tmp_path / path}\n")
+    [found] = check_outputs.checks(conf.load(["--config-file", str(file)]))
+    assert found.result is (FAILURE if cause else OK) and cause in found.found
+    with nullcontext() if not cause else pytest.raises(ConfigError, match=cause):
+        AuditLog(str(tmp_path / path))
 
 
 def test_the_metrics_without_their_library(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -618,12 +618,13 @@ def test_the_caller_may_do_something_else_between_any_two_removals(host: Host) -
             steps.append(step)
             left.append(len(host.left))
     assert [type(step) for step in steps] == [
-        *(Progress, Progress),
+        *(Progress, Progress, Progress),
         *[Removal] * 5,
         Progress,
     ]
-    assert left == [5, 5, 4, 3, 2, 1, 0, 0]
-    assert [step.asking for step in steps if isinstance(step, Progress)] == [True, False, True]
+    assert left == [5, 5, 5, 4, 3, 2, 1, 0, 0]
+    asking = [step.asking for step in steps if isinstance(step, Progress)]
+    assert asking == [True, True, False, True], "before a look, and before a query"
 
 
 def test_a_step_takes_a_bounded_time(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -638,7 +639,7 @@ def test_a_step_takes_a_bounded_time(host: Host, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(host.staging, "lstat", slowly)
     with host.staging:
         done = [step.done for step in host.cleaner().sweep().steps() if isinstance(step, Progress)]
-    assert done == [0, 0, 3, 3, 6, 6, 9, 9, 10]
+    assert done == [0, 0, 0, 3, 3, 3, 6, 6, 6, 9, 9, 9, 10]
 
 
 @pytest.mark.parametrize("batch", [1, 3, 7, 8])
@@ -910,3 +911,22 @@ def test_each_sweep_forgets_what_the_one_before_did_not_see(
         moment[0] += 3600
         monkeypatch.setattr(host.staging, "listing", lambda: iter([image]))
         assert counts(sweep(cleaner)) == (0, 1, 0)
+
+
+def test_a_file_system_that_fails_is_a_bounded_number_of_lines_and_of_names(
+    host: Host, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cleaner_module, "MAX_FAILURES", 3)
+    monkeypatch.setattr(cleaner_module, "MAX_KNOWN", 5)
+    images = [new_id() for _ in range(8)]
+    host.glance.insert(*images, deleted=True)
+    for image in images:
+        (host.path / image).mkdir()
+    cleaner = host.cleaner()
+    for errors in (3, 0, 0):
+        caplog.clear()
+        with host.staging:
+            assert counts(sweep(cleaner)) == (0, 0, 8)
+        found = [level for level, text in lines(caplog) if text.startswith("Failed to delete")]
+        assert found.count("ERROR") == errors and len(found) == 8
+        assert len(cleaner._failures) == 5

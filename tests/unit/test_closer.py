@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.services.waiting import wait_for
 from watcher.staging import closer as closer_module
 from watcher.staging.closer import Closer
 
@@ -137,3 +138,27 @@ def test_the_caller_closes_despite_an_error_when_the_queue_is_full(
     held.may_close.set()
     for _ in range(closer_module.MAX_OPEN + 3):
         assert held.closed.acquire(timeout=30)
+
+
+def test_a_thread_that_ended_is_a_failure_while_descriptors_wait(held: Held) -> None:
+    closer = Closer()
+    assert closer.failure is None
+    closer._thread = threading.Thread(target=lambda: None)
+    assert closer.failure is None, "there is nothing to close"
+    closer._waiting.put(held.open())
+    assert closer.failure == "its thread has ended"
+    held.may_close.set()
+    closer.supervise()
+    assert held.closed.acquire(timeout=30)
+    assert held.by[0] is not threading.main_thread() and closer.failure is None
+
+
+def test_a_close_without_end_is_a_failure(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    closer = Closer()
+    closer.close(held.open())
+    wait_for(lambda: held.by, 30, "the thread to close it")
+    assert closer.failure is None
+    monkeypatch.setattr(closer_module, "STALL_TIMEOUT", -1.0)
+    assert str(closer.failure).startswith("closing a removed file takes ")
+    held.may_close.set()
+    wait_for(lambda: closer.failure is None, 30, "its end")

@@ -303,30 +303,37 @@ def test_a_dead_thread_is_noticed_and_replaced(
         thread.stop()
         wait_for(lambda thread=thread: not thread.is_alive(), 10, "its end")  # type: ignore[misc]
         assert events.watching is None
+        assert events.failure == "its thread has ended"
         with Staging(str(path)) as staging:
             events.follow(staging)
-            assert events.watching == staging.identity
+            assert events.watching == staging.identity and events.failure is None
     (path / "new").touch()
     assert File("new") in reported(queue, path / "last")
 
 
-def test_a_key_that_cannot_be_put_does_not_end_the_watch(
-    queue: WorkQueue, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_key_that_cannot_be_put_is_a_failure_until_the_watch_is_made_again(
+    queue: WorkQueue, path: Path, events: DirectoryWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert events.failure is None
+
     def fail(key: Key) -> None:
         raise RuntimeError("no")
 
     with monkeypatch.context() as failing:
         failing.setattr(queue, "put", fail)
         os.mkfifo(path / "first")
-        wait_for(lambda: "this is a bug" in caplog.text, 10, "the line")
+        wait_for(lambda: events.failure, 10, "the failure")
+    assert events.failure == "RuntimeError: no" and events.watching is None
+    with Staging(str(path)) as staging:
+        events.follow(staging)
+        assert events.failure is None and events.watching == staging.identity
     assert reported(queue, path / "last") == set()
 
 
 def test_stop_ends_all_threads(path: Path, events: DirectoryWatch) -> None:
     events.stop()
     assert not any(_is_watchdogs(thread) for thread in threading.enumerate())
-    assert events.watching is None
+    assert events.watching is None and events.failure is None
     events.stop()
 
 

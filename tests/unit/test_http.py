@@ -332,6 +332,24 @@ def test_without_descriptors_it_waits_for_some(
         assert b"cleaner: ok" in client.makefile("rb").read()
 
 
+def test_a_server_whose_thread_ended_answers_again(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = serve()
+
+    def end() -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as ending:
+        ending.setattr(server, "handle_request", end)
+        ending.setattr(threading, "excepthook", lambda arguments: None)
+        ask(server, "/")  # the last one, by the call that was under way
+        wait_for(lambda: server._thread.ended, TIMEOUT, "its end")
+    server.supervise()
+    assert ask(server, "/healthz")[0] == 200
+    assert caplog.messages == ["HTTP server failed, restarting it: its thread has ended"]
+
+
 def new_service(directory: Path, residue: int = 0) -> Service:
     """A service on a directory with that many files of deleted images."""
     url = f"sqlite:///{directory / 'glance.sqlite'}"

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import errno
 import logging
 import queue
 import threading
@@ -509,9 +510,26 @@ def test_a_supervisor_that_ended_is_a_fault_and_started_again(
         thread = world.notifications._thread
         assert thread is not None
         thread.join()
+    assert world.notifications.failure == "its thread has ended"
+    assert world.notifications.condition == "its thread has ended"
     world.notifications.supervise()
     world.wait_condition(None)
+    assert world.notifications.failure is None
     assert world.queue.replaced == [Sweep()]
+
+
+def test_a_supervisor_that_hangs_is_no_longer_healthy(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a question to a broker that never ends; but not while it connects."""
+    assert world.notifications.failure is None, "it isn't started"
+    world.start(None)
+    world.wait_condition(None)
+    monkeypatch.setattr(listener, "STALL_TIMEOUT", -1.0)
+    assert str(world.notifications.failure).startswith("no progress for ")
+    assert str(world.notifications.condition).startswith("no progress for ")
+    world.notifications._try.consumption = None
+    assert world.notifications.failure is None
 
 
 def test_a_question_that_fails_is_a_fault(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -618,3 +636,103 @@ def test_a_warning_when_glance_sends_nothing(
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(said) == (0 if warning is None else 1)
     assert warning is None or warning in said[0]
+
+
+# Waits between listeners
+
+
+def attempts_of(world: World, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Attempts for which it waits, from now on."""
+    found: list[int] = []
+    others = set(threading.enumerate())  # of tests before, which end by themselves
+
+    def noting(attempt: int) -> float:
+        if threading.current_thread() not in others:
+            found.append(attempt)
+        return 0.001
+
+    monkeypatch.setattr(backoff, "retry_delay", noting)
+    return found
+
+
+def test_listeners_that_break_soon_are_replaced_after_longer_and_longer_waits(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = attempts_of(world, monkeypatch)
+    world.start(None, None, None)
+    for number in range(1, 4):
+        wait_for(lambda number=number: len(world.pollers) == number, 10, "a poller")  # type: ignore[misc]
+        world.wait_condition(None)
+        world.report(Event.BROKEN, "broken")
+        wait_for(lambda number=number: len(world.made) == number + 1, 10, "another")  # type: ignore[misc]
+    assert attempts == [1, 2, 3]
+
+
+def test_one_that_listened_for_long_is_replaced_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = attempts_of(world, monkeypatch)
+    world.start(RuntimeError("first"), None, None)
+    world.wait_condition(None)
+    assert attempts == [1]
+    monkeypatch.setattr(listener, "RENEW_INTERVAL", -1.0)
+    began = world.notifications._try
+    world.report(Event.BROKEN, "broken")
+    wait_for(lambda: world.notifications._try is not began, 10, "another")
+    assert attempts == [1]
+
+
+def test_one_that_never_listened_is_not_replaced_at_once_however_long_it_took(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = attempts_of(world, monkeypatch)
+    monkeypatch.setattr(listener, "RENEW_INTERVAL", -1.0)
+    world.start(RuntimeError("first"), RuntimeError("second"), None)
+    world.wait_condition(None)
+    assert attempts == [1, 2]
+
+
+def test_what_a_replaced_listener_logs_is_not_of_the_next_one(world: World) -> None:
+    world.start(None, None)
+    world.wait_condition(None)
+    [old] = world.pollers
+    world.report(Event.BROKEN, "broken")
+    wait_for(lambda: len(world.pollers) == 2, 10, "another")
+    assert old in world.notifications._log._ignored
+    assert world.pollers[1] not in world.notifications._log._ignored
+
+
+def test_after_an_answer_a_failed_question_is_repeated_soon_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(backoff, "retry_delay", lambda attempt: 3600.0)
+    asks = listener._Consumption(set())
+    for _ in range(20):
+        asks.retry()
+    assert asks.wait() == listener.LOOK_INTERVAL and not asks.is_due
+    asks.succeed()
+    assert asks.lasted == 0.0
+    asks.retry()
+    assert asks.wait() <= 0.1 and asks.lasted < 60
+
+
+def test_a_file_that_cannot_be_read_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ssl raises doesn't name it."""
+    named = "[oslo_messaging_rabbit] ssl_ca_file = /ca: No such file or directory"
+    monkeypatch.setattr(broker, "unusable", lambda transport: named)
+    world.start(FileNotFoundError(errno.ENOENT, "No such file or directory"))
+    world.wait_condition(f"broker localhost: {named}")
+
+
+def test_another_listener_without_a_fault_is_not_worth_a_line(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after a duplicate message."""
+    caplog.set_level(logging.INFO, logger="watcher")
+    world.start(None, None)
+    world.wait_condition(None)
+    world.report(Event.BROKEN)
+    wait_for(lambda: len(world.pollers) == 2, 10, "another")
+    world.wait_condition(None)
+    wait_for(lambda: world.queue.replaced == [Sweep()], 10, "a sweep for what was missed")
+    assert len([line for line in caplog.messages if line.startswith("Listening")]) == 1

@@ -34,6 +34,7 @@ class FollowingWatch:
 
     def __init__(self) -> None:
         self.watching: Identity | None = None
+        self.failure: str | None = None
         self.fault: OSError | None = None
 
     def follow(self, staging: Staging) -> None:
@@ -228,11 +229,11 @@ def test_an_event_does_not_wait_for_a_step_without_removals(
 ) -> None:
     monkeypatch.setattr(cleaner_module, "FILES_PER_STEP", 5)
     world.stage(False, 50)
-    seen = []
+    seen, names = [], list[str]()
     for step in world.steps(Sweep()):
-        if isinstance(step, Progress) and step.done == 5 and step.asking:
-            [name] = world.stage(True)
-            world.queue.put(File(name))
+        if isinstance(step, Progress) and step.done == 5 and step.asking and not names:
+            names = world.stage(True)
+            world.queue.put(File(names[0]))
         if isinstance(step, Removal):
             seen.append(world.cleaner.stats.tallies[Trigger.SWEEP].ignored)
     assert len(seen) == 1 and seen[0] <= 1 + 10
@@ -698,8 +699,11 @@ def test_removals_that_fail_are_a_condition(
 
 
 def test_file_events_that_cannot_be_had_are_a_condition(
-    new_world: Callable[..., World], caplog: pytest.LogCaptureFixture
+    new_world: Callable[..., World],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(backoff, "retry_delay", lambda attempt: 0.0)
     world = new_world()
     world.watch.fault = OSError(errno.EMFILE, "no instance")
     for _ in range(3):
@@ -712,6 +716,43 @@ def test_file_events_that_cannot_be_had_are_a_condition(
     assert name not in world.left, "it is swept, for events may have been missed"
     assert logged(caplog)[:2] == [
         "Cannot watch the staging directory; sweeps and notifications continue",
+        "Watching the staging directory again",
+    ]
+
+
+def test_a_watch_that_failed_is_a_fault_until_it_is_seen_to_work_again(
+    new_world: Callable[..., World],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: list[int] = []
+    monkeypatch.setattr(backoff, "retry_delay", lambda attempt: waits.append(attempt) or 3600.0)  # type: ignore[func-returns-value]
+    world = new_world()
+    world.do()
+    follow, followed = world.watch.follow, []
+
+    def fail(staging: Staging) -> None:
+        follow(staging)
+        followed.append(True)
+        world.watch.watching, world.watch.failure = None, "its thread has ended"
+
+    fail(Staging(str(world.staging)))
+    [name] = world.stage(True)
+    with monkeypatch.context() as failing:
+        failing.setattr(world.watch, "follow", fail)
+        for _ in range(5):
+            world.do()
+    assert len(followed) == 2 and waits == [1], "made again once, then after a wait"
+    assert name not in world.left, "it is swept, for events may have been missed"
+    assert world.causes() == {"file_events": "its thread has ended"}
+    world.reconciler._watch_at, world.watch.failure = 0.0, None
+    world.do()
+    world.do()
+    assert not world.causes()
+    assert logged(caplog) == [
+        f"Watching staging directory {world.staging}",
+        "Cannot watch the staging directory; sweeps and notifications continue",
+        "Sweep finished in 0.0 s",
         "Watching the staging directory again",
     ]
 
@@ -806,3 +847,185 @@ def test_names_that_no_watch_reported_are_found_by_a_notification(world: World) 
     (world.staging / f"{image}.qcow2").touch()
     steps = world.do(Image(image))
     assert removed(steps, Trigger.NOTIFICATION) == [f"{image}.qcow2"]
+
+
+# What is proved while nothing happens
+
+
+def test_a_database_that_is_down_is_found_without_a_sweep_or_event(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.do(Sweep())
+    world.break_database()
+    world.do()
+    assert not world.causes(), "it answered a moment ago"
+    monkeypatch.setattr(reconciler_module, "PROOF_INTERVAL", -1.0)
+    world.do()
+    assert "unable to open database file" in world.causes()["database"]
+    world.repair_database()
+    monkeypatch.setattr(world.reconciler, "_retry_at", 0.0)
+    world.do(Sweep())
+    assert not world.causes()
+
+
+def test_a_database_is_not_asked_again_soon_after_an_answer(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.do(Sweep())
+    asked: list[None] = []
+    monkeypatch.setattr(world.images, "check", lambda: asked.append(None))
+    for _ in range(3):
+        world.do()
+    assert not asked
+    monkeypatch.setattr(world.images, "answered", 0.0)
+    world.do()
+    assert len(asked) == 1
+
+
+def test_a_database_that_is_down_is_found_while_there_is_no_directory(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.do(Sweep())
+    world.staging.rename(world.staging.with_name("away"))
+    world.do(Sweep())
+    sweeps = world.cleaner.stats.sweeps
+    world.break_database()
+    monkeypatch.setattr(reconciler_module, "PROOF_INTERVAL", -1.0)
+    world.do()
+    assert "unable to open database file" in world.causes()["database"]
+    world.repair_database()
+    world.do()
+    world.do(Sweep())
+    assert "database" not in world.causes() and world.cleaner.stats.sweeps == sweeps + 1
+
+
+def test_where_nothing_can_be_removed_is_known_before_a_removal_fails(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cause = "Read-only file system"
+    with monkeypatch.context() as stuck:
+        stuck.setattr(Staging, "refusal", lambda staging: cause)
+        world.do()
+        world.do(Sweep())
+        assert world.causes() == {"removals": cause}, "no sweep of no residue ends it"
+    world.do()
+    assert not world.causes()
+
+
+def test_a_removal_that_failed_is_not_forgotten_by_a_look_at_the_directory(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.stage(True)
+    error = OSError(errno.EROFS, os.strerror(errno.EROFS))
+    with monkeypatch.context() as stuck:
+        stuck.setattr(os, "unlink", lambda *_, **__: (_ for _ in ()).throw(error))
+        world.do(Sweep())
+    world.do()
+    assert world.causes() == {"removals": "Read-only file system"}
+
+
+# Nothing waits
+
+
+def removed_in_order(
+    world: World, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[str], None]
+) -> list[str]:
+    """Names in the order of their removal, which a test's function hears of."""
+    order: list[str] = []
+    unlink = os.unlink
+
+    def noting(name: str, *, dir_fd: int) -> None:
+        unlink(name, dir_fd=dir_fd)
+        order.append(name)
+        meanwhile(name)
+
+    monkeypatch.setattr(os, "unlink", noting)
+    return order
+
+
+def test_a_newer_event_is_handled_between_two_removals_of_older_ones(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciler_module, "NEWER_INTERVAL", -1.0)
+    names, [newer] = world.stage(True, 5), world.stage(True)
+    first: list[str] = []
+
+    def meanwhile(name: str) -> None:
+        if not first:
+            first.append(name)
+            world.queue.put(File(newer))
+
+    order = removed_in_order(world, monkeypatch, meanwhile)
+    world.do(*(File(name) for name in names))
+    assert len(order) == 6 and order[1] == newer
+
+
+def test_newer_events_gather_while_older_ones_are_handled(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One query asks for all of them."""
+    monkeypatch.setattr(reconciler_module, "NEWER_INTERVAL", 3600.0)
+    names, [newer] = world.stage(True, 5), world.stage(True)
+    order = removed_in_order(world, monkeypatch, lambda name: world.queue.put(File(newer)))
+    world.do(*(File(name) for name in names))
+    assert newer not in order
+    world.do()
+    assert order[-1] == newer
+
+
+def test_a_newer_event_that_the_database_fails_is_not_lost(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciler_module, "NEWER_INTERVAL", -1.0)
+    names, [newer] = world.stage(True, 3), world.stage(True)
+
+    def meanwhile(name: str) -> None:
+        world.queue.put(File(newer))
+        world.break_database()
+
+    order = removed_in_order(world, monkeypatch, meanwhile)
+    world.do(*(File(name) for name in names))
+    assert len(order) == 1
+    world.repair_database()
+    monkeypatch.setattr(world.reconciler, "_retry_at", 0.0)
+    monkeypatch.setattr(os, "unlink", os.unlink)
+    assert newer in world.left and world.queue.delayed >= 4
+    assert File(newer) in world.queue._delayed
+
+
+@pytest.mark.parametrize("files", [1, 3])
+def test_a_notification_at_the_start_costs_no_listing_of_its_own(
+    new_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch, files: int
+) -> None:
+    listed: list[None] = []
+    listing = Staging.listing
+
+    def counting(staging: Staging) -> Iterator[str]:
+        listed.append(None)
+        yield from listing(staging)
+
+    monkeypatch.setattr(Staging, "listing", counting)
+    world = new_world()
+    names = world.stage(True, files)
+    world.queue.put(Image(names[0]))
+    world.run(lambda: world.reconciler.swept and not world.left)
+    assert len(listed) == 1 and world.cleaner.stats.tallies[Trigger.SWEEP].cleaned >= files - 1
+
+
+def test_a_directory_that_cannot_be_listed_is_failing_though_events_are_handled(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with few descriptors: only a listing needs a second one."""
+
+    def fail(staging: Staging) -> Iterator[str]:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as exhausted:
+        exhausted.setattr(Staging, "listing", fail)
+        world.do(Sweep())
+        [name] = world.stage(True)
+        world.do(File(name))
+        assert name not in world.left
+        assert "Too many open files" in world.causes()["directory"]
+    world.do(Sweep())
+    assert not world.causes()

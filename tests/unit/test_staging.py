@@ -362,7 +362,7 @@ def test_the_blocks_of_a_huge_file_on_a_network_file_system_are_the_servers(
 ) -> None:
     """NFS would only rename a file that is held open."""
     monkeypatch.setattr(staging_module, "HUGE", 0)
-    monkeypatch.setattr(staging._closer, "close", pytest.fail)
+    monkeypatch.setattr(staging.closer, "close", pytest.fail)
     monkeypatch.setattr(staging, "network", "nfs4")
     path = put(staging, ID)
     assert remove(staging) is not None
@@ -546,7 +546,7 @@ def test_which_files_are_huge(
     status = staging.lstat(ID)
     monkeypatch.setattr(staging_module, "HUGE", status.st_blocks * 512 + more)
     held: list[int] = []
-    monkeypatch.setattr(staging._closer, "close", held.append)
+    monkeypatch.setattr(staging.closer, "close", held.append)
     remove(staging)
     assert len(held) == huge
     for descriptor in held:
@@ -591,7 +591,7 @@ def test_a_huge_file_that_cannot_be_removed_is_not_held_open(
 
     held: list[int] = []
     monkeypatch.setattr(staging_module, "HUGE", 0)
-    monkeypatch.setattr(staging._closer, "close", held.append)
+    monkeypatch.setattr(staging.closer, "close", held.append)
     put(staging, ID)
     with monkeypatch.context() as refusing, pytest.raises(PermissionError):
         refusing.setattr(os, "unlink", refuse)

@@ -162,3 +162,25 @@ def test_the_report() -> None:
     assert found["queue"] == {"due": 1, "delayed": 1}
     assert found["conditions"] == conditions
     assert json.loads(json.dumps(found)) == found
+
+
+def test_a_thread_that_ended_writes_again(
+    path: str, numbers: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails = iter([True])
+
+    def make() -> dict[str, Any]:
+        if next(fails, False):
+            raise RuntimeError("a bug")
+        return numbers
+
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
+    file = StatusFile(path, make)
+    file.supervise()
+    assert file._thread.ended, "it isn't started yet"
+    file.start()
+    wait_for(lambda: file._thread.ended, 30.0, "its end")
+    file.supervise()
+    file.update()
+    wait_written(path, numbers)
+    file.close()

@@ -11,12 +11,13 @@ import os
 import socket
 import ssl
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from watcher import logs
 from watcher.checks.result import Check, Result
 from watcher.conf import DISTRIBUTION, GROUP, Config
 from watcher.errors import ConfigError
+from watcher.telemetry.audit import refusal
 
 ANSWER_TIMEOUT = 5  # seconds
 
@@ -30,13 +31,18 @@ def checks(conf: Config) -> Iterator[Check]:
         yield file("log", "log_file or log_dir", path)
     options = conf[GROUP]
     if options.audit_log:
-        yield file("audit", "[staging_watcher] audit_log", options.audit_log)
+        yield file("audit", "[staging_watcher] audit_log", options.audit_log, refusal=refusal)
     if options.metrics_port:
         yield metrics(options.metrics_host, options.metrics_port, options.metrics_web_config)
 
 
-def file(name: str, option: str, path: str) -> Check:
-    """Whether this user could append to a file, or make it."""
+def file(
+    name: str, option: str, path: str, *, refusal: Callable[[str], str | None] | None = None
+) -> Check:
+    """Whether this user could append to a file, or make it.
+
+    :param refusal: why the service would refuse it though it could
+    """
     real = os.path.realpath(path)
     directory = os.path.dirname(real)
     cause, remedy = "", f"name a file by {option} that the user of glance-api can write"
@@ -48,6 +54,8 @@ def file(name: str, option: str, path: str) -> Check:
     elif not os.access(*_needed(real, directory), effective_ids=True):
         cause = "this user may not, or the file system is read-only"
         remedy = f"run as the user that runs glance-api, or {remedy}"
+    elif refusal is not None:
+        cause = refusal(path) or ""
     if not cause:
         return Check(name, Result.OK, f"{path} can be written")
     return Check(name, Result.FAILURE, f"{path} can't be written: {cause}", remedy)

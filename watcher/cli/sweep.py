@@ -88,6 +88,8 @@ def _sweep(conf: cfg.ConfigOpts, staging: Staging, cleaner: Cleaner, *, as_json:
             done = work.outcome
             end.done = f"cleaned {_counts(done)}; {human_size(done.size)} gained"
             raise
+        finally:
+            removals.close()
     outcome = work.outcome
     if as_json:
         kept = outcome.limited, outcome.unwitnessed

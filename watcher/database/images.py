@@ -2,6 +2,8 @@
 """Glance's database: image ids → live, deleted or absent. Read only, one short query at a time."""
 
 import enum
+import math
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
@@ -62,6 +64,8 @@ class Images:
         #: host, port and name of the database, or its file; without secrets
         self.location = found.location
         self._server, self._secrets = found.server, found.secrets
+        #: moment of the monotonic clock of its last answer
+        self.answered = -math.inf
         self._lock = Lock()
 
     def find(self, ids: Collection[str]) -> dict[str, Found]:
@@ -126,7 +130,7 @@ class Images:
             while True:
                 tries -= 1
                 try:
-                    return ask(self._server)
+                    answer = ask(self._server)
                 except BaseException as error:
                     lost = self._server.lost()
                     self._server.close()  # its next answer might be that to this query
@@ -134,6 +138,9 @@ class Images:
                         raise
                     if not (lost and tries):
                         raise DatabaseError(self._one_line(error)) from None
+                else:
+                    self.answered = time.monotonic()
+                    return answer
 
     def _one_line(self, error: BaseException) -> str:
         # PyMySQL's errors are (number, text)

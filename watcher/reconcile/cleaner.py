@@ -24,6 +24,8 @@ LOG = log.getLogger(__name__)
 FILES_PER_STEP = 1000  # looked up together
 STEP_TIME = 0.02  # seconds in which their status is taken
 MAX_DECISION_AGE = 2.0  # seconds; older decisions are made again
+MAX_FAILURES = 20  # removals that failed, logged as an ERROR from one sweep to the next
+MAX_KNOWN = 10_000  # such names that are remembered
 MAX_HELD = 50_000  # names that wait for a witness until the end of a pass
 
 _NOBODY: Set[str] = frozenset()
@@ -95,6 +97,7 @@ class Cleaner:
         # what couldn't be removed since the last sweep began, and in the one before
         self._failures: dict[str, int | None] = {}
         self._failed_before: dict[str, int | None] = {}
+        self._logged_failures = 0
 
     def sweep(self, *, count: int | None = None) -> "Pass":
         """Start a pass over every file.
@@ -105,6 +108,7 @@ class Cleaner:
             count = self.staging.count()
         self.planner.begin_sweep()
         self._failed_before, self._failures = self._failures, {}
+        self._logged_failures = 0
         return Pass(self, self.staging.listing(), Trigger.SWEEP, count=count)
 
     def clean(
@@ -135,9 +139,16 @@ class Cleaner:
         return size
 
     def log_failure(self, name: str, failure: OSError) -> None:
-        """Log a removal that failed: as an ERROR once, while its cause stays the same."""
+        """Log a removal that failed: as an ERROR once, while its cause stays the same, and for at
+        most `MAX_FAILURES` names from one sweep to the next."""
         logged = self._failures.get(name, self._failed_before.get(name)) == failure.errno
-        self._failures[name] = failure.errno
+        if len(self._failures) < MAX_KNOWN:
+            self._failures[name] = failure.errno
+        else:
+            logged = True
+        if not logged:
+            self._logged_failures += 1
+            logged = self._logged_failures > MAX_FAILURES
         LOG.log(
             log.DEBUG if logged else log.ERROR,
             "Failed to delete stale staging path %(path)r: %(err)s",
@@ -189,6 +200,7 @@ class Pass:
             yield Progress(self.done, asking=True)
             if not (looks := self._look()):
                 return
+            yield Progress(self.done, asking=True)
             asked = time.monotonic()
             decisions = self._planner.decide(looks, self._notified)
             yield Progress(self.done)

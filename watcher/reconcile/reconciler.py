@@ -26,6 +26,9 @@ from watcher.workqueue import Directory, File, Image, Key, Sweep, Waiting, WorkQ
 LOG = log.getLogger(__name__)
 
 CHECK_INTERVAL = 10.0  # seconds between looks for a replaced, mounted over or missing directory
+NEWER_INTERVAL = 0.01  # seconds; newer events gather meanwhile, for fewer queries
+RENEW_INTERVAL = 60.0  # seconds; a watch that failed later is restarted without a wait
+PROOF_INTERVAL = 60.0  # seconds after which the database is asked whether it still answers
 CHANGED_DELAY = 0.1  # seconds until a file that changed after its decision is looked at again
 MAX_YOUNG = 1000  # files whose grace is waited for one by one; others are left to the sweeps
 
@@ -43,6 +46,10 @@ class Watch(Protocol):
     @property
     def watching(self) -> Identity | None:
         """Directory whose events are reported; None when none are."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why none are though the watch was started."""
 
     def follow(self, staging: Staging) -> None:
         """Watch the open staging directory, and no other one any more."""
@@ -76,6 +83,8 @@ class Reconciler:
         self._check_interval = check_interval
         #: the first sweep was tried
         self.swept = False
+        self._refusal: str | None = None  # why nothing can be removed, known untried
+        self._watch_attempts, self._watch_at = 0, 0.0
         self._sweep: Pass | None = None  # one that an error interrupted, or that is under way
         self._failed_tries, self._retry_at = 0, 0.0
         self._known: Identity | None = None
@@ -137,18 +146,22 @@ class Reconciler:
         self._update_limit()
 
     def _reconcile(self, keys: dict[Key, Waiting]) -> Iterator[Step]:
-        if Directory() in keys:
-            del keys[Directory()]
+        is_check = keys.pop(Directory(), None) is not None
+        if is_check:
             self._queue.put(Directory(), delay=self._check_interval)
         try:
             with self._staging:
                 if self._follow():
                     keys.setdefault(Sweep(), Waiting(0, time.monotonic()))
+                if is_check:
+                    self._check_removals()
                 yield from self._handle(keys)
         except FileNotFoundError:
             self._wait_for_directory()
             if Sweep() in keys:
                 yield from self._sweep_nothing()
+            elif self._is_unproved():
+                self._ask_database()
         except DirectoryReplacedError:
             self._sweep = None
             self._queue.put(Sweep())
@@ -165,16 +178,36 @@ class Reconciler:
             return
         if Sweep() in keys and not keys[Sweep()].attempt:
             self._sweep = None  # a retry goes on with it; anything else is to look at everything
+        if Sweep() in keys and not self._staging.is_listed:
+            # The sweep's listing is enough; one just for them would delay all events.
+            images: dict[Key, Waiting] = {k: w for k, w in keys.items() if isinstance(k, Image)}
+            self._queue.requeue(images, delay=0.0)
+            keys = {key: waiting for key, waiting in keys.items() if key not in images}
         try:
             yield from self._clean(keys)
             if Sweep() in keys:
                 yield from self._sweep_all()
+            elif self._is_unproved():
+                self._images.check()
         except DatabaseError as error:
             self.conditions["database"].begin(str(error))
             self._retry(keys)
         else:
             self._failed_tries = 0
-            self.conditions["directory"].end()
+            if Sweep() in keys:  # else it wasn't listed
+                self.conditions["directory"].end()
+
+    def _is_unproved(self) -> bool:
+        """Whether the database didn't answer for long, and isn't known to be unavailable."""
+        silent = time.monotonic() - self._images.answered
+        return silent > PROOF_INTERVAL and not self.conditions["database"].active
+
+    def _check_removals(self) -> None:
+        before, self._refusal = self._refusal, self._staging.refusal()
+        if self._refusal is not None:
+            self.conditions["removals"].begin(self._refusal)
+        elif before is not None:
+            self.conditions["removals"].end()
 
     def _retry(self, keys: Mapping[Key, Waiting]) -> None:
         """Put keys back, and a sweep: it goes on where it was, or begins."""
@@ -192,8 +225,8 @@ class Reconciler:
             self._sweep = self._cleaner.sweep()
         for step in self._sweep.steps():
             yield step
-            if events := self._queue.take_events():
-                yield from self._clean_or_retry(events)
+            if self._staging.is_listed and (events := self._queue.take_events()):
+                yield from self._requeue_on_error(events, self._clean(events))
             if self._queue.closed:
                 return
         outcome, self._sweep = self._sweep.outcome, None
@@ -203,28 +236,43 @@ class Reconciler:
         self._requeue_files(outcome, {})
         self._queue.put(Sweep(), delay=backoff.around(self._limits.sweep_interval, JITTER))
 
-    def _clean_or_retry(self, events: Mapping[Key, Waiting]) -> Iterator[Step]:
+    def _requeue_on_error(
+        self, events: Mapping[Key, Waiting], steps: Iterator[Step]
+    ) -> Iterator[Step]:
         try:
-            yield from self._clean(events)
+            yield from steps
         except DatabaseError:
             self._queue.requeue(events, delay=CHANGED_DELAY)
             raise
 
     def _sweep_nothing(self) -> Iterator[Step]:
         """Count a sweep of no file; the database's state must still be known."""
+        if self._ask_database():
+            self._stats.swept(0.0, Tally())
+            self._queue.put(Sweep(), delay=backoff.around(self._limits.sweep_interval, JITTER))
+        yield Progress(0)
+
+    def _ask_database(self) -> bool:
         try:
             self._images.check()
         except DatabaseError as error:
             self.conditions["database"].begin(str(error))
             self._retry({})
-        else:
-            self.conditions["database"].end()
-            self._stats.swept(0.0, Tally())
-            self._queue.put(Sweep(), delay=backoff.around(self._limits.sweep_interval, JITTER))
-        yield Progress(0)
+            return False
+        self.conditions["database"].end()
+        return True
 
     def _clean(self, keys: Mapping[Key, Waiting]) -> Iterator[Step]:
-        """Look at the files and images among the keys."""
+        """Look at the files and images among the keys; at newer ones between two removals."""
+        began = time.monotonic()
+        for step in self._clean_only(keys):
+            yield step
+            if time.monotonic() - began > NEWER_INTERVAL:
+                if events := self._queue.take_events():
+                    yield from self._requeue_on_error(events, self._clean_only(events))
+                began = time.monotonic()
+
+    def _clean_only(self, keys: Mapping[Key, Waiting]) -> Iterator[Step]:
         files: dict[Trigger, dict[str, Waiting]] = {Trigger.FILE_EVENT: {}, Trigger.RECHECK: {}}
         notified: dict[str, Waiting] = {}
         for key, waiting in keys.items():
@@ -297,11 +345,11 @@ class Reconciler:
     def _evaluate(self, outcome: Outcome, *, swept: bool = False) -> None:
         """Update the conditions by what a pass met."""
         failure, limit = outcome.failure, self._planner.budget.limit
-        if outcome.removed or (swept and failure is None):
+        if outcome.removed or (swept and failure is None and self._refusal is None):
             self.conditions["removals"].end()
         elif failure is not None and _is_general(failure, swept=swept):
             self.conditions["removals"].begin(failure.strerror or str(failure))
-        if outcome.limited and limit:
+        if limit and not self._planner.budget.room:
             self.conditions["absent_removals_limit"].begin(
                 f"{limit} in 24 hours; if [database] connection is this Glance's database, raise "
                 "[staging_watcher] max_absent_removals"
@@ -355,17 +403,33 @@ class Reconciler:
                     self._staging.path,
                     self._staging.network,
                 )
-        if self._watch.watching != identity:
-            self._staging.forget_names()
-            try:
-                self._watch.follow(self._staging)
-            except OSError as error:
-                self._cannot_watch(error)
-            else:
-                changed = True
-                if not self.conditions["file_events"].end():
-                    LOG.info("Watching staging directory %s", self._staging.path)
-        return changed
+        if self._watch.watching == identity:
+            self.conditions["file_events"].end()  # since then it works
+            if time.monotonic() - self._watch_at > RENEW_INTERVAL:
+                self._watch_attempts = 0
+            return changed
+        self._staging.forget_names()
+        failure = None if changed else self._watch.failure
+        if failure is not None:
+            self.conditions["file_events"].begin(failure)
+        is_retry = not changed and self.conditions["file_events"].active
+        if is_retry and time.monotonic() < self._watch_at:
+            return False
+        try:
+            self._watch.follow(self._staging)
+        except OSError as error:
+            self._cannot_watch(error)
+            self._delay_watch()
+            return changed
+        if failure is not None:  # the next look shows whether it works now
+            self._delay_watch()
+        elif not self.conditions["file_events"].end():
+            LOG.info("Watching staging directory %s", self._staging.path)
+        return True
+
+    def _delay_watch(self) -> None:
+        self._watch_attempts += 1
+        self._watch_at = time.monotonic() + backoff.retry_delay(self._watch_attempts)
 
     def _wait_for_directory(self) -> None:
         self._sweep = None

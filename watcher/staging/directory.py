@@ -20,7 +20,7 @@ from watcher.staging.mounts import UNKNOWN, network_type
 from watcher.staging.names import NameIndex
 
 HUGE = 1 << 30  # bytes on disk
-BATCH = 10_000  # names read at a time; it takes 10 ms
+BATCH = 2000  # names read at a time; events wait for it, 5 ms
 
 
 class Identity(NamedTuple):
@@ -54,7 +54,8 @@ class Staging:
         #: None: it is this host's own
         self.network: str | None = None
         self.descriptor = -1
-        self._closer = Closer()
+        #: of removed huge files
+        self.closer = Closer()
         self._index: NameIndex | None = None
         # of a listing that is under way; becomes the index when that is complete
         self._fresh: NameIndex | None = None
@@ -82,6 +83,14 @@ class Staging:
     ) -> None:
         os.close(self.descriptor)
         self.descriptor = -1
+
+    def refusal(self) -> str | None:
+        """Why nothing can be removed in the open directory, as far as the kernel knows untried."""
+        if os.fstatvfs(self.descriptor).f_flag & os.ST_RDONLY:
+            return os.strerror(errno.EROFS)
+        if os.access(".", os.W_OK | os.X_OK, dir_fd=self.descriptor, effective_ids=True):
+            return None
+        return os.strerror(errno.EACCES)
 
     def count(self) -> int:
         """Number of entries, by a scan of its own."""
@@ -122,6 +131,11 @@ class Staging:
                 yield entries
         finally:
             os.close(descriptor)
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether `files_of` needs no listing of its own: there was one, or it is under way."""
+        return self._index is not None or self._fresh is not None
 
     def files_of(self, key: str) -> list[str]:
         """Names of an image's files that are there now, by its canonical id.
@@ -208,7 +222,7 @@ class Staging:
             os.unlink(name, dir_fd=self.descriptor)
         finally:
             if held >= 0:
-                self._closer.close(held)
+                self.closer.close(held)
 
 
 def _identity(status: os.stat_result) -> Identity:

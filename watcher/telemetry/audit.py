@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import stat
+import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 
@@ -22,11 +23,16 @@ UTC = timezone(timedelta())  # datetime.UTC is new in Python 3.11
 MODE = 0o640
 # A FIFO without a reader must not block.
 FLAGS = os.O_RDWR | os.O_APPEND | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+MAX_WAITING = 1 << 20  # bytes of records that wait until the file is writable
+CHECK_INTERVAL = 10.0  # seconds between looks whether it still is
 MAX_LINKS = 40  # symbolic links in a path, as in the kernel
+
+_LINK = "The file is a symbolic link; name its target"
 
 
 class AuditLog:
-    """Appends removals to a file. A file that can't be written delays or prevents no removal.
+    """Appends removals to a file. A file that can't be written delays or prevents no removal:
+    records, the oldest `MAX_WAITING` bytes of them, wait for it in memory.
 
     Not by `logging`, which waits for its handlers when the process ends.
 
@@ -41,6 +47,9 @@ class AuditLog:
         self._path = os.path.abspath(path)
         self._before = b""  # ends a half line before the next record
         self._descriptor: int | None = None
+        self._waiting = bytearray()
+        self._lost = 0  # records that didn't wait
+        self._looked = time.monotonic()
         #: failing while records can't be written
         self.condition = Condition(
             LOG,
@@ -81,22 +90,60 @@ class AuditLog:
                 "latency": None if removal.waited is None else round(removal.waited, 6),
             }
         )
+        record = f"{line}\n".encode("ascii")
+        if len(self._waiting) + len(record) > MAX_WAITING:
+            self._lost += 1
+        else:
+            self._waiting += record
+        self._write()
+
+    def flush(self) -> None:
+        """Write records that wait, and look whether the file is still writable; to be called
+        often."""
+        now = time.monotonic()
+        if now - self._looked > CHECK_INTERVAL:
+            self._looked = now
+            self._write()
+
+    def close(self) -> None:
+        """Write what waits, for the last time."""
+        self._write()
+        self._lost += self._waiting.count(b"\n")
+        self._waiting.clear()
+        self._log_lost()
+        self._close()
+
+    def _write(self) -> None:
         try:
-            self._append(f"{line}\n".encode("ascii"))
+            self._append()
         except OSError as error:
             self.condition.begin(error.strerror or str(error))
-        else:
-            self.condition.end()
+            return
+        self.condition.end()
+        self._log_lost()
 
-    def _append(self, line: bytes) -> None:
+    def _log_lost(self) -> None:
+        if self._lost:
+            LOG.error("Audit log %s lacks %i removals", self._path, self._lost)
+            self._lost = 0
+
+    def _append(self) -> None:
         descriptor = self._descriptor
         if descriptor is None or not _is_at(self._path, descriptor):
             self._close()
             descriptor = self._open()
-        rest = self._before + line
-        while rest:  # once, unless the disk is full: then the next write raises
-            rest = rest[os.write(descriptor, rest) :]
-            self._before = b"\n" if rest else b""
+        if os.fstatvfs(descriptor).f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        while self._waiting:  # once, unless the disk is full: then the next write raises
+            if self._before:
+                os.write(descriptor, self._before)
+                self._before = b""
+            written = os.write(descriptor, self._waiting)
+            # A record of which a part was written is written again, on a line of its own.
+            whole = self._waiting.rfind(b"\n", 0, written) + 1
+            del self._waiting[:whole]
+            if whole < written:
+                self._before = b"\n"
 
     def _open(self) -> int:
         self._descriptor = descriptor = _open(self._path)
@@ -112,6 +159,28 @@ class AuditLog:
                 os.close(descriptor)
             except OSError as error:  # of earlier lines; the next file may be writable
                 self.condition.begin(error.strerror or str(error))
+
+
+def refusal(path: str) -> str | None:
+    """Why `AuditLog` would refuse a file, apart from permissions; nothing is opened for writing.
+
+    None also where the file isn't there yet.
+
+    :raises OSError: the path can't be looked at
+    """
+    place, name = os.path.split(os.path.abspath(path))
+    try:
+        with _directory(place) as directory:
+            found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            if stat.S_ISLNK(found.st_mode):
+                return _LINK
+            return _refusal(found, os.fstat(directory))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return error.strerror
+        raise
 
 
 def _is_at(path: str, descriptor: int) -> bool:
@@ -154,7 +223,7 @@ def _open_or_create(name: str, directory: int) -> int:
         return os.open(name, FLAGS, dir_fd=directory)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise OSError(error.errno, "The file is a symbolic link; name its target") from None
+            raise OSError(error.errno, _LINK) from None
         raise
 
 

@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any
 from oslo_config import cfg
 from oslo_log import log
 
+from watcher.conditions import Condition
 from watcher.conf import DISTRIBUTION, GROUP
 from watcher.errors import ConfigError
 from watcher.stats import Stats
+from watcher.threads import Supervised
 from watcher.workqueue import WorkQueue
 
 try:
@@ -96,6 +98,11 @@ class Server(ThreadingHTTPServer):
         self._lock = threading.Lock()
         self._open: dict[Any, None] = {}  # connections that hold a slot, the oldest first
         self._stopping = threading.Event()
+        self._thread = Supervised(
+            self._run,
+            "http",
+            Condition(LOG, "HTTP server failed, restarting it: %s", "HTTP server works again"),
+        )
         super().__init__((host, port), handler)
 
     def server_bind(self) -> None:
@@ -105,24 +112,29 @@ class Server(ThreadingHTTPServer):
 
     def start(self) -> None:
         """Answer in daemon threads; returns at once."""
-        threading.Thread(target=self._run, name="http", daemon=True).start()
+        self._thread.start()
+
+    def supervise(self) -> None:
+        """Answer again if the thread that accepts connections ended."""
+        self._thread.supervise()
 
     def stop(self) -> None:
         """Stop listening; returns at once."""
         self._stopping.set()
+        self._thread.stop()
         with contextlib.suppress(OSError):  # wakes up accept()
             self.socket.shutdown(socket.SHUT_RDWR)
 
     def _run(self) -> None:
         # serve_forever() would wake up twice a second to see whether it should stop.
-        with self:
-            while not self._stopping.is_set():
-                try:
-                    self.handle_request()
-                    self._stopping.wait(ACCEPT_INTERVAL)
-                except Exception as error:  # noqa: BLE001 - MemoryError and the like: keep serving
-                    LOG.debug("HTTP server: %s", error)
-                    self._stopping.wait(RETRY_DELAY)
+        while not self._stopping.is_set():
+            try:
+                self.handle_request()
+                self._stopping.wait(ACCEPT_INTERVAL)
+            except Exception as error:  # noqa: BLE001 - MemoryError and the like: keep serving
+                LOG.debug("HTTP server: %s", error)
+                self._stopping.wait(RETRY_DELAY)
+        self.server_close()
 
     def get_request(self) -> tuple[Any, Any]:
         """Accept a connection; after a failure wait before the next try."""

@@ -48,3 +48,13 @@ class Removals:
         self.last.append((time.time(), removal))
         if self._audit is not None:
             self._audit.record(removal)
+
+    def flush(self) -> None:
+        """Write records of the audit that wait; to be called often."""
+        if self._audit is not None:
+            self._audit.flush()
+
+    def close(self) -> None:
+        """Write them for the last time."""
+        if self._audit is not None:
+            self._audit.close()

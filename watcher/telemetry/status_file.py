@@ -15,15 +15,18 @@ from typing import Any, NamedTuple
 
 from oslo_log import log
 
+from watcher.conditions import Condition
 from watcher.reconcile.cleaner import Removal
 from watcher.stats import Stats
 from watcher.telemetry.removals import Removals
+from watcher.threads import Supervised
 from watcher.workqueue import WorkQueue
 
 LOG = log.getLogger(__name__)
 
 MODE = 0o640
 INTERVAL = 1.0  # seconds between two writes
+CLOSE_TIMEOUT = 1.0  # seconds for the last one
 MAX_SIZE = 1 << 20  # bytes that a reader takes
 
 RUNNING, STOPPED, UNKNOWN = "running", "not running", "unknown"
@@ -43,7 +46,11 @@ class StatusFile:
         self._path, self._make, self._written = path, make, ""
         self._lock: int | None = None
         self._changed, self._closed = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name="status_file", daemon=True)
+        self._thread = Supervised(
+            self._run,
+            "status_file",
+            Condition(LOG, "Status file failed, restarting it: %s", "Status file works again"),
+        )
         cause = None
         try:
             self._lock = _locked(f"{path}.lock") if path else None
@@ -67,6 +74,11 @@ class StatusFile:
             self._changed.set()
             self._thread.start()
 
+    def supervise(self) -> None:
+        """Write it again if the thread that does ended."""
+        if self._lock is not None:
+            self._thread.supervise()
+
     def update(self) -> None:
         """Have it written if anything changed; returns at once."""
         self._changed.set()
@@ -75,8 +87,7 @@ class StatusFile:
         """Remove the file: the service stops."""
         self._closed.set()
         self._changed.set()
-        if self._thread.ident is not None:
-            self._thread.join()
+        self._thread.stop(CLOSE_TIMEOUT)
         if self._lock is not None:
             with contextlib.suppress(OSError):
                 os.unlink(self._path)

@@ -26,6 +26,7 @@ from watchdog.observers.api import BaseObserver
 from watchdog.utils import BaseThread
 
 from watcher.staging.directory import Identity, Staging
+from watcher.threads import ENDED
 from watcher.workqueue import Directory, File, Key, WorkQueue
 
 LOG = log.getLogger(__name__)
@@ -60,6 +61,7 @@ class DirectoryWatch:
         self._observer: BaseObserver | None = None
         self._above: BaseObserver | None = None
         self._entry: _Entry | None = None
+        self._handler: _Handler | None = None
         self._threads: list[threading.Thread] = []  # without which no event arrives
         # What is watched: the staging directory, or the one above it in which a name must appear
         self._watched: Identity | tuple[str, Identity, str] | None = None
@@ -70,6 +72,18 @@ class DirectoryWatch:
         if not isinstance(self._watched, Identity) or not self._is_alive():
             return None
         return None if self._entry is not None and self._entry.changed else self._watched
+
+    @property
+    def failure(self) -> str | None:
+        """Why no events arrive though the watch was started; None while they do, or if none is.
+
+        Any thread may ask.
+        """
+        if (handler := self._handler) is None:
+            return None
+        if not all(thread.is_alive() for thread in self._threads):
+            return ENDED
+        return handler.failure
 
     def follow(self, staging: Staging) -> None:
         """Watch the open staging directory, and no other one any more.
@@ -115,17 +129,15 @@ class DirectoryWatch:
     def stop(self) -> None:
         """End the watch and its threads, in a few seconds at most."""
         observers = (self._observer, self._above)
-        self._observer = self._above = self._entry = self._watched = None
+        self._observer = self._above = self._entry = self._watched = self._handler = None
         for observer in observers:
             if observer is not None:
                 _stop(observer)
 
     def _is_alive(self) -> bool:
-        return self._observer is not None and all(thread.is_alive() for thread in self._threads)
+        return self._observer is not None and self.failure is None
 
-    def _start(
-        self, path: str, handler: FileSystemEventHandler, events: list[type[FileSystemEvent]]
-    ) -> None:
+    def _start(self, path: str, handler: "_Handler", events: list[type[FileSystemEvent]]) -> None:
         self.stop()
         before = set(threading.enumerate())
         self._observer = _observe(path, handler, events)
@@ -134,6 +146,7 @@ class DirectoryWatch:
             for thread in threading.enumerate()
             if isinstance(thread, BaseThread) and thread not in before
         ]
+        self._handler = handler
 
 
 def _observe(
@@ -157,14 +170,18 @@ def _observe(
 class _Handler(FileSystemEventHandler):
     """Puts keys on the queue; an exception would end watchdog's thread."""
 
+    #: why an event was lost
+    failure: str | None = None
+
     def on_any_event(self, event: FileSystemEvent) -> None:
         """Called by watchdog for each event."""
         try:
             key = self.key_of(event)
             if key is not None:
                 self.queue.put(key)
-        except Exception:
-            LOG.exception("Cannot handle a file event; this is a bug")
+        except Exception as error:
+            LOG.debug("Cannot handle a file event", exc_info=True)
+            self.failure = f"{type(error).__name__}: {error}"
 
     def __init__(self, queue: WorkQueue) -> None:
         self.queue = queue

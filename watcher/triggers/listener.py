@@ -23,6 +23,7 @@ from watcher.conditions import Condition
 from watcher.conf import GROUP
 from watcher.staging.names import canonical_id
 from watcher.stats import Stats
+from watcher.threads import ENDED
 from watcher.triggers import broker
 from watcher.triggers.connection_log import ConnectionLog, Event, cause_of, is_poller
 from watcher.triggers.transport import messaging, new_transport, parse_url
@@ -41,6 +42,7 @@ RECONNECT_SPREAD = 3.0
 
 CHECK_INTERVAL = 300.0  # seconds between questions whether the queue has a consumer still
 LOOK_INTERVAL = 5.0  # seconds between looks at the threads of oslo.messaging
+STALL_TIMEOUT = 120.0  # seconds; far longer than brokers are asked, one after the other
 REFUSAL_TIME = 10.0  # seconds; more than oslo.messaging takes for a try that is refused
 CONSUME_TIME = 5.0  # seconds in which oslo.messaging, once connected, consumes its queue
 
@@ -147,10 +149,12 @@ class NotificationListener:
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self._started = False
+        self._looked = 0.0  # when at its threads
         self._try = _Try()
         self._log = ConnectionLog(lambda event, cause: self._try.put(Report(event, cause)))
         self._attempt = 0
         self._listening = self._listened = False
+        self._worked = False  # the current listener, at some time
         self._missed = True  # notifications may have been sent that nobody heard
         self._fault = Condition(
             LOG,
@@ -162,8 +166,22 @@ class NotificationListener:
     def condition(self) -> str | None:
         """Why no notifications are received; None while they are."""
         if self._fault.cause is None and self._listening:
+            return self.failure
+        return self._fault.cause or self.failure or "not connected yet"
+
+    @property
+    def failure(self) -> str | None:
+        """What is wrong with the thread that supervises it; None while it runs or isn't to run."""
+        thread = self._thread
+        if not self._started or self._stopping.is_set():
             return None
-        return self._fault.cause or "not connected yet"
+        if thread is None or not thread.is_alive():
+            return ENDED
+        silent = time.monotonic() - self._looked
+        # While it connects it waits for as long as the broker is away.
+        if self._try.consumption is None or silent < STALL_TIMEOUT:
+            return None
+        return f"no progress for {silent:.0f} s"
 
     def start(self) -> None:
         """Connect, and log when Glance sends nothing."""
@@ -180,7 +198,7 @@ class NotificationListener:
             if alive or not self._started or self._stopping.is_set():
                 return
             if self._thread is not None:
-                self._lose("the thread that supervises it ended")
+                self._lose(ENDED)
             thread = threading.Thread(target=self._run, name="notifications", daemon=True)
             try:
                 thread.start()
@@ -202,18 +220,19 @@ class NotificationListener:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            began = time.monotonic()
+            began, self._worked = time.monotonic(), False
             try:
                 self._listen()
             except Exception as error:  # noqa: BLE001 - the next try may succeed
                 self._lose(cause_of(str(error)) or type(error).__name__)
-            long = time.monotonic() - began > RENEW_INTERVAL and self._listening
+            long = time.monotonic() - began > RENEW_INTERVAL and self._worked
             self._listening = False
             self._attempt = 0 if long else self._attempt + 1
             self._stopping.wait(backoff.retry_delay(self._attempt) if self._attempt else 0)
 
     def _listen(self) -> None:
         """Start a listener and supervise it until another must take its place."""
+        self._looked = time.monotonic()
         self._try = current = _Try()
         # A listener whose start failed can't be started again: a new one for each attempt.
         current.start(
@@ -228,6 +247,7 @@ class NotificationListener:
         try:
             while not self._stopping.is_set():
                 report = current.get()
+                self._looked = time.monotonic()
                 if report is not None and not self._handle(report, current):
                     return
                 if current.consumption is not None and not self._look(current.consumption):
@@ -246,7 +266,6 @@ class NotificationListener:
             self._lose(current.conflict or cause)
             return False
         if event is Event.BROKEN:
-            self._listening, self._missed = False, True
             if cause:
                 self._lose(cause)
             return False
@@ -308,7 +327,7 @@ class NotificationListener:
         if not (again or self._listened):
             LOG.info("Listening for notifications in queue %s", self._pool)
         again = again or self._listened
-        self._listening = self._listened = True
+        self._listening = self._listened = self._worked = True
         if self._missed:
             self._missed = False
             if again:
