@@ -311,6 +311,20 @@ def test_a_dead_thread_is_noticed_and_replaced(
     assert File("new") in reported(queue, path / "last")
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("gone", ["removed", "renamed"])
+def test_the_end_of_the_threads_with_their_directory_is_no_failure(
+    path: Path, events: DirectoryWatch, gone: str
+) -> None:
+    threads = list(events._threads)
+    path.rmdir() if gone == "removed" else path.rename(path.with_name("elsewhere"))
+    for thread in threads:
+        assert isinstance(thread, BaseThread)
+        thread.stop()
+        wait_for(lambda thread=thread: not thread.is_alive(), 10, "its end")  # type: ignore[misc]
+    assert events.watching is None and events.failure is None
+
+
 def test_a_key_that_cannot_be_put_is_a_failure_until_the_watch_is_made_again(
     queue: WorkQueue, path: Path, events: DirectoryWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:

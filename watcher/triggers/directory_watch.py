@@ -65,6 +65,7 @@ class DirectoryWatch:
         self._threads: list[threading.Thread] = []  # without which no event arrives
         # What is watched: the staging directory, or the one above it in which a name must appear
         self._watched: Identity | tuple[str, Identity, str] | None = None
+        self._path = ""  # of it
 
     @property
     def watching(self) -> Identity | None:
@@ -79,11 +80,10 @@ class DirectoryWatch:
 
         Any thread may ask.
         """
-        if (handler := self._handler) is None:
+        if (handler := self._handler) is None or self._is_alive():
             return None
-        if not all(thread.is_alive() for thread in self._threads):
-            return ENDED
-        return handler.failure
+        # watchdog's thread ends with its directory; then the watch goes where that is next.
+        return handler.failure or (ENDED if self._is_there() else None)
 
     def follow(self, staging: Staging) -> None:
         """Watch the open staging directory, and no other one any more.
@@ -97,7 +97,7 @@ class DirectoryWatch:
         # doesn't follow a link at the end of a path.
         path = f"/proc/self/fd/{staging.descriptor}/."
         self._start(path, _Files(self._queue), _FILES)
-        self._watched = staging.identity
+        self._path, self._watched = staging.path, staging.identity
         # Reports that the directory was moved or deleted; without it the next check finds that.
         above, name = os.path.split(staging.path.rstrip("/"))
         # By an instance of its own, whose events an overflow of the other one doesn't drop.
@@ -122,7 +122,7 @@ class DirectoryWatch:
         if watched == self._watched and self._is_alive():
             return
         self._start(f"{above}/.", _Entry(self._queue, awaited), _ENTRY)
-        self._watched = watched
+        self._path, self._watched = above, watched
         if os.path.exists(os.path.join(above, awaited)):
             self._queue.put(Directory())
 
@@ -135,7 +135,21 @@ class DirectoryWatch:
                 _stop(observer)
 
     def _is_alive(self) -> bool:
-        return self._observer is not None and self.failure is None
+        handler = self._handler
+        return (
+            handler is not None
+            and handler.failure is None
+            and all(thread.is_alive() for thread in self._threads)
+        )
+
+    def _is_there(self) -> bool:
+        watched = self._watched
+        directory = watched if watched is None or isinstance(watched, Identity) else watched[1]
+        try:
+            status = os.stat(self._path)
+        except OSError:
+            return False
+        return Identity(status.st_dev, status.st_ino) == directory
 
     def _start(self, path: str, handler: "_Handler", events: list[type[FileSystemEvent]]) -> None:
         self.stop()
