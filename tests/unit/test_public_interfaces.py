@@ -15,6 +15,8 @@ DOCUMENTED: set[str] = set()
 
 PUBLIC = {"_asdict", "_exit", "_fields", "_make", "_replace"}  # of the standard library
 
+HOOKS = {"threading.excepthook"}  # of the standard library, which programs are to set
+
 IMPORTERS = {"import_module", "__import__", "find_spec"}
 NAMED = {"getattr", "setattr", "delattr", "hasattr", "attrgetter"}  # by a string
 CHANGES = {"pop", "setdefault", "update", "clear", "__setitem__", "__delitem__"}
@@ -64,7 +66,7 @@ class Finder(ast.NodeVisitor):
             while isinstance(root, ast.Attribute):
                 root = root.value
             replaced = isinstance(root, ast.Name) and root.id in self._modules
-            self._note(node, f"{ast.unparse(node)} =", replaced)
+            self._note(node, f"{ast.unparse(node)} =", replaced and ast.unparse(node) not in HOOKS)
         self.generic_visit(node)
 
     def visit_Subscript(self, node: ast.Subscript) -> None:
