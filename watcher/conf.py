@@ -385,7 +385,7 @@ def one_line(error: Exception) -> str:
     return _LOCATION.sub("", text)
 
 
-class Directory(NamedTuple):
+class GlanceDirectory(NamedTuple):
     """A directory that Glance is configured to use.
 
     :param option: that names it
@@ -400,7 +400,7 @@ def staging_path(conf: cfg.ConfigOpts) -> str:
     return staging_directory(conf).path
 
 
-def staging_directory(conf: cfg.ConfigOpts) -> Directory:
+def staging_directory(conf: cfg.ConfigOpts) -> GlanceDirectory:
     """Glance's staging directory, as configured.
 
     :raises ConfigError: it isn't a ``file://`` URI of an absolute path, or isn't set where its
@@ -429,15 +429,15 @@ def staging_directory(conf: cfg.ConfigOpts) -> Directory:
             f"{option} names no absolute directory below /: {path!r}; "
             "set it to the staging directory of this host's Glance"
         )
-    return Directory(option, path)
+    return GlanceDirectory(option, path)
 
 
-def other_directories(conf: cfg.ConfigOpts) -> list[Directory]:
+def other_directories(conf: cfg.ConfigOpts) -> list[GlanceDirectory]:
     """Directories in which Glance keeps anything but staged files."""
     found = [
-        Directory("[DEFAULT] image_cache_dir", conf.image_cache_dir),
-        Directory("[task] work_dir", conf.task.work_dir),
-        Directory(
+        GlanceDirectory("[DEFAULT] image_cache_dir", conf.image_cache_dir),
+        GlanceDirectory("[task] work_dir", conf.task.work_dir),
+        GlanceDirectory(
             f"[{TASKS_STORE}] {_DATA_DIRECTORY.name}", conf[TASKS_STORE][_DATA_DIRECTORY.name]
         ),
         *_of_store(conf, SINGLE_STORE),
@@ -453,17 +453,17 @@ def other_directories(conf: cfg.ConfigOpts) -> list[Directory]:
     return [each for each in found if each.path and each.path.startswith("/")]
 
 
-def _default(store: str) -> Directory:
-    return Directory(f"[{store}] filesystem_store_datadir by default", STORE_DEFAULT)
+def _default(store: str) -> GlanceDirectory:
+    return GlanceDirectory(f"[{store}] filesystem_store_datadir by default", STORE_DEFAULT)
 
 
-def _of_store(conf: cfg.ConfigOpts, group: str) -> list[Directory]:
+def _of_store(conf: cfg.ConfigOpts, group: str) -> list[GlanceDirectory]:
     single = conf[group].filesystem_store_datadir
-    found = [Directory(f"[{group}] filesystem_store_datadir", single)] if single else []
+    found = [GlanceDirectory(f"[{group}] filesystem_store_datadir", single)] if single else []
     for value in conf[group].filesystem_store_datadirs:
         path, _, priority = value.rpartition(":")
         path = path if path and priority.strip().isdigit() else value
-        found.append(Directory(f"[{group}] filesystem_store_datadirs", path.strip()))
+        found.append(GlanceDirectory(f"[{group}] filesystem_store_datadirs", path.strip()))
     return found
 
 

@@ -30,7 +30,7 @@ from watcher.stats import Stats
 from watcher.telemetry import status_file, systemd
 from watcher.telemetry.removals import Removals
 from watcher.telemetry.status_file import StatusFile
-from watcher.threads import ENDED, Supervised
+from watcher.threads import ENDED, STALL_TIMEOUT, Supervised
 from watcher.triggers.directory_watch import DirectoryWatch
 from watcher.workqueue import Directory, WorkQueue
 
@@ -38,7 +38,6 @@ LOG = log.getLogger(__name__)
 
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2}
 SUPERVISE_INTERVAL = 5.0
-STALL_TIMEOUT = 120.0  # seconds; far longer than the database is waited for
 STOP_TIMEOUT = 3.0  # seconds for the current removal
 END_TIMEOUT = 4.5  # seconds for all of the stop
 

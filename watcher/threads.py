@@ -8,7 +8,8 @@ from collections.abc import Callable
 from watcher import backoff
 from watcher.conditions import Condition
 
-RENEW_INTERVAL = 60.0  # seconds; a thread that ran for longer starts again without a wait
+RENEW_INTERVAL = 60.0  # seconds; what worked for longer starts again without a wait
+STALL_TIMEOUT = 120.0  # seconds; far longer than a database, brokers or the blocks of a file take
 
 ENDED = "its thread has ended"
 

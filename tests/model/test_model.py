@@ -596,8 +596,7 @@ class Model(RuleBasedStateMachine):
             self._report(File(name), fate)
 
     def _identity(self) -> Identity:
-        status = self.world.path.stat()
-        return Identity(status.st_dev, status.st_ino)
+        return Identity.of(self.world.path.stat())
 
     def _report(self, key: Key, fate: str) -> None:
         if fate in ("reported", "doubled"):

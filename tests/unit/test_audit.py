@@ -426,7 +426,7 @@ def test_a_fault_is_found_and_ended_without_a_removal(
     directory = path.parent.rename(path.parent.with_name("aside"))
     audit.flush()
     assert audit.condition.cause is None, "it was writable a moment ago"
-    monkeypatch.setattr(audit_module, "CHECK_INTERVAL", -1.0)
+    monkeypatch.setattr(audit_module, "WRITABLE_INTERVAL", -1.0)
     audit.flush()
     assert audit.condition.cause == "No such file or directory"
     audit.record(removal("1"))
@@ -444,7 +444,7 @@ def test_a_read_only_file_system_is_found(path: Path, monkeypatch: pytest.Monkey
         f_flag = os.ST_RDONLY
 
     audit = AuditLog(str(path))
-    monkeypatch.setattr(audit_module, "CHECK_INTERVAL", -1.0)
+    monkeypatch.setattr(audit_module, "WRITABLE_INTERVAL", -1.0)
     with monkeypatch.context() as read_only:
         read_only.setattr(os, "fstatvfs", lambda descriptor: Status)
         audit.flush()

@@ -19,7 +19,7 @@ from watcher.checks import glance as check_glance
 from watcher.checks import outputs as check_outputs
 from watcher.checks import queue as check_queue
 from watcher.checks.broker import Attempt
-from watcher.checks.database import MAX_COUNTED, Privileges, Server, may_write
+from watcher.checks.database import MAX_COUNTED, Privileges, ServerFacts, may_write
 from watcher.checks.directory import Access
 from watcher.checks.queue import Declared, Difference
 from watcher.checks.result import Check, Result
@@ -107,14 +107,24 @@ def test_file_events(error: OSError | None, result: Result, remedy: str | None) 
 @pytest.mark.parametrize(
     ("server", "result", "found", "remedy"),
     [
-        (Server("sqlite"), OK, "sqlite answers what", None),
-        (Server("mysql", galera=True, causal=True), OK, "mysql, a Galera node, answers", None),
-        (Server("mysql", galera=True), WARNING, "can't let one SELECT wait", "absent_grace"),
-        (Server("postgresql", replica=True), WARNING, "a read-only replica", "that Glance writes"),
-        (Server("mysql", replica=True, galera=True, causal=True), WARNING, "replica", "writes"),
+        (ServerFacts("sqlite"), OK, "sqlite answers what", None),
+        (ServerFacts("mysql", galera=True, causal=True), OK, "mysql, a Galera node, answers", None),
+        (ServerFacts("mysql", galera=True), WARNING, "can't let one SELECT wait", "absent_grace"),
+        (
+            ServerFacts("postgresql", replica=True),
+            WARNING,
+            "a read-only replica",
+            "that Glance writes",
+        ),
+        (
+            ServerFacts("mysql", replica=True, galera=True, causal=True),
+            WARNING,
+            "replica",
+            "writes",
+        ),
     ],
 )
-def test_server(server: Server, result: Result, found: str, remedy: str | None) -> None:
+def test_server(server: ServerFacts, result: Result, found: str, remedy: str | None) -> None:
     made = check_database.server(server)
     assert made.result is result and found in made.found
     assert made.remedy is None if remedy is None else remedy in str(made.remedy)

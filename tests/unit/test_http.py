@@ -21,7 +21,7 @@ from watcher.service import Service
 from watcher.staging.directory import Staging
 from watcher.stats import Stats
 from watcher.telemetry import http as served
-from watcher.telemetry.http import MAX_CONNECTIONS, MAX_HEAD, Server, new_server
+from watcher.telemetry.http import MAX_CONNECTIONS, MAX_HEAD, MetricsServer, new_server
 from watcher.workqueue import WorkQueue
 
 HEALTHY = {
@@ -39,7 +39,7 @@ TIMEOUT = 30.0  # seconds
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+def serve(tmp_path: Path) -> Iterator[Callable[..., MetricsServer]]:
     """Start servers with given conditions."""
     servers = []
 
@@ -48,7 +48,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         *,
         ready: bool = True,
         alive: dict[str, str | None] | None = None,
-    ) -> Server:
+    ) -> MetricsServer:
         file = tmp_path / "glance-api.conf"
         file.write_text(f"[staging_watcher]\nmetrics_port = {free_port()}\n")
         server = new_server(
@@ -69,12 +69,12 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         server.stop()
 
 
-def connect(server: Server) -> socket.socket:
+def connect(server: MetricsServer) -> socket.socket:
     host, port = server.server_address[:2]
     return socket.create_connection((str(host), port), timeout=TIMEOUT)
 
 
-def ask(server: Server, path: str, method: str = "GET") -> tuple[int, str]:
+def ask(server: MetricsServer, path: str, method: str = "GET") -> tuple[int, str]:
     host, port = server.server_address[:2]
     with closing(http.client.HTTPConnection(str(host), port, timeout=TIMEOUT)) as connection:
         connection.request(method, path)
@@ -105,7 +105,7 @@ def failing(text: str) -> list[str]:
     ],
 )
 def test_readiness(
-    serve: Callable[..., Server],
+    serve: Callable[..., MetricsServer],
     conditions: dict[str, str | None],
     ready: bool,
     status: int,
@@ -128,7 +128,7 @@ def test_readiness(
     ],
 )
 def test_liveness(
-    serve: Callable[..., Server],
+    serve: Callable[..., MetricsServer],
     conditions: dict[str, str | None],
     alive: dict[str, str | None] | None,
     status: int,
@@ -138,12 +138,12 @@ def test_liveness(
     assert ask(serve(conditions, ready=False, alive=alive), "/healthz") == (status, text)
 
 
-def test_a_name_that_is_not_utf_8_in_a_cause(serve: Callable[..., Server]) -> None:
+def test_a_name_that_is_not_utf_8_in_a_cause(serve: Callable[..., MetricsServer]) -> None:
     _, text = ask(serve({"directory": os.fsdecode(b"at \xff")}), "/readyz")
     assert "directory: at \\udcff\n" in text
 
 
-def test_the_landing_page_links_to_every_page(serve: Callable[..., Server]) -> None:
+def test_the_landing_page_links_to_every_page(serve: Callable[..., MetricsServer]) -> None:
     server = serve()
     status, text = ask(server, "/")
     links = re.findall('href="(.*?)"', text)
@@ -151,7 +151,7 @@ def test_the_landing_page_links_to_every_page(serve: Callable[..., Server]) -> N
     assert [ask(server, link)[0] for link in links] == [200] * 3
 
 
-def test_head_has_no_body(serve: Callable[..., Server]) -> None:
+def test_head_has_no_body(serve: Callable[..., MetricsServer]) -> None:
     server = serve()
     for path in ("/", "/metrics", "/readyz", "/nothing"):
         with connect(server) as client:
@@ -166,7 +166,7 @@ def test_head_has_no_body(serve: Callable[..., Server]) -> None:
         b"GET /healthz HTTP/1.1\r\nA: b\r\n\r\nGET /healthz HTTP/1.1\r\n\r\n",
     ],
 )
-def test_one_answer_to_a_connection(serve: Callable[..., Server], request_: bytes) -> None:
+def test_one_answer_to_a_connection(serve: Callable[..., MetricsServer], request_: bytes) -> None:
     with connect(serve()) as client:
         for byte in range(0, len(request_), 7):  # the end of the head in two pieces
             client.sendall(request_[byte : byte + 7])
@@ -183,13 +183,15 @@ def test_one_answer_to_a_connection(serve: Callable[..., Server], request_: byte
         (b"GET /healthz HTTP/1.0\r\n" + b"A: b\r\n" * 101 + b"\r\n", b"431"),
     ],
 )
-def test_a_request_is_bounded(serve: Callable[..., Server], line: bytes, status: bytes) -> None:
+def test_a_request_is_bounded(
+    serve: Callable[..., MetricsServer], line: bytes, status: bytes
+) -> None:
     with connect(serve()) as client:
         client.sendall(line[: MAX_HEAD + 1])  # what is never read would reset the connection
         assert client.makefile("rb").readline().split()[1] == status
 
 
-def test_a_request_in_many_pieces_is_refused(serve: Callable[..., Server]) -> None:
+def test_a_request_in_many_pieces_is_refused(serve: Callable[..., MetricsServer]) -> None:
     with connect(serve()) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with suppress(OSError):
@@ -199,14 +201,16 @@ def test_a_request_in_many_pieces_is_refused(serve: Callable[..., Server]) -> No
             assert client.recv(1) == b""
 
 
-def test_a_slow_request_ends(serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_request_ends(
+    serve: Callable[..., MetricsServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(served, "REQUEST_TIMEOUT", 0.3)
     with connect(serve()) as client:
         client.sendall(b"GET /healthz HTTP/1.0\r\nA: b")
         assert client.recv(1) == b""
 
 
-def test_the_oldest_connection_gives_way(serve: Callable[..., Server]) -> None:
+def test_the_oldest_connection_gives_way(serve: Callable[..., MetricsServer]) -> None:
     server = serve()
     clients = [connect(server) for _ in range(MAX_CONNECTIONS)]
     wait_for(lambda: len(server._open) == MAX_CONNECTIONS, TIMEOUT, "all connections")
@@ -219,7 +223,7 @@ def test_the_oldest_connection_gives_way(serve: Callable[..., Server]) -> None:
 
 
 def test_without_a_free_slot_a_connection_is_refused(
-    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+    serve: Callable[..., MetricsServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As while a page is being made; afterwards everything is served again."""
     monkeypatch.setattr(served, "SLOT_TIMEOUT", 0.05)
@@ -240,7 +244,7 @@ def test_without_a_free_slot_a_connection_is_refused(
 
 
 def test_without_a_free_thread_a_connection_is_refused(
-    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+    serve: Callable[..., MetricsServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_thread(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -255,23 +259,23 @@ def test_without_a_free_thread_a_connection_is_refused(
 
 
 def test_any_failure_to_accept_leaves_it_serving(
-    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+    serve: Callable[..., MetricsServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(served, "RETRY_DELAY", 0.0)
     failures = iter([MemoryError(), OSError("no descriptor"), ValueError()])
-    really = Server.get_request
+    really = MetricsServer.get_request
 
-    def fail(self: Server) -> tuple[Any, Any]:
+    def fail(self: MetricsServer) -> tuple[Any, Any]:
         if failure := next(failures, None):
             raise failure
         return really(self)
 
-    monkeypatch.setattr(Server, "get_request", fail)
+    monkeypatch.setattr(MetricsServer, "get_request", fail)
     assert ask(serve(), "/healthz")[0] == 200
 
 
 def test_a_flood_of_connections_is_slowed_down(
-    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+    serve: Callable[..., MetricsServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = serve()
     waits: list[float] = []
@@ -283,7 +287,7 @@ def test_a_flood_of_connections_is_slowed_down(
 
 
 def test_the_address_is_not_looked_up(
-    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+    serve: Callable[..., MetricsServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A name server that doesn't answer must not delay the start."""
     asked: list[str] = []
@@ -292,7 +296,7 @@ def test_the_address_is_not_looked_up(
     assert not asked
 
 
-def test_it_stops_at_once(serve: Callable[..., Server]) -> None:
+def test_it_stops_at_once(serve: Callable[..., MetricsServer]) -> None:
     before = set(threading.enumerate())
     server = serve()
     (thread,) = set(threading.enumerate()) - before
@@ -305,17 +309,17 @@ def test_it_stops_at_once(serve: Callable[..., Server]) -> None:
 
 
 def test_without_descriptors_it_waits_for_some(
-    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+    serve: Callable[..., MetricsServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It doesn't try all the time."""
     tries: list[None] = []
-    get_request = Server.get_request
+    get_request = MetricsServer.get_request
 
-    def counted(self: Server) -> tuple[Any, Any]:
+    def counted(self: MetricsServer) -> tuple[Any, Any]:
         tries.append(None)
         return get_request(self)
 
-    monkeypatch.setattr(Server, "get_request", counted)
+    monkeypatch.setattr(MetricsServer, "get_request", counted)
     server = serve()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with socket.socket() as client:
@@ -333,7 +337,9 @@ def test_without_descriptors_it_waits_for_some(
 
 
 def test_a_server_whose_thread_ended_answers_again(
-    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    serve: Callable[..., MetricsServer],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     server = serve()
 

@@ -534,7 +534,7 @@ def test_a_supervisor_that_hangs_is_no_longer_healthy(
 
 def test_a_question_that_fails_is_a_fault(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing in the log of oslo.messaging says that the broker is away."""
-    monkeypatch.setattr(listener, "CHECK_INTERVAL", 0.01)
+    monkeypatch.setattr(listener, "CONSUMER_INTERVAL", 0.01)
     monkeypatch.setattr(listener, "LOOK_INTERVAL", 0.01)
     world.start(None)
     world.wait_condition(None)

@@ -9,15 +9,14 @@ import pytest
 from watcher import conf
 from watcher.errors import ConfigError
 from watcher.staging import places
+from watcher.staging.directory import Identity
 from watcher.staging.mounts import Mount, mounts
 from watcher.staging.places import Place, own_staging_path, place_of, relation
 
-ROOT, SRV, IMAGES, OTHER = (1, 2), (1, 3), (1, 4), (1, 5)
+ROOT, SRV, IMAGES, OTHER = (Identity(1, inode) for inode in range(2, 6))
 
 
-def place(
-    identity: tuple[int, int] | None, *above: tuple[int, int], within: str, device: str = "8:1"
-) -> Place:
+def place(identity: Identity | None, *above: Identity, within: str, device: str = "8:1") -> Place:
     return Place(identity, frozenset(above), device, tuple(within.split("/")[1:]))
 
 

@@ -3,6 +3,7 @@
 
 import ast
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,6 +112,26 @@ def modules() -> Iterator[object]:
 @pytest.mark.parametrize("path", [*modules()])
 def test_a_module_uses_public_interfaces_only(path: Path) -> None:
     assert uses(path.read_text()) == []
+
+
+def definitions(source: str) -> Iterator[str]:
+    """Public classes and constants of a module."""
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Assign):
+            yield from (name.id for name in node.targets if isinstance(name, ast.Name))
+
+
+def test_no_two_classes_or_constants_have_one_name() -> None:
+    names = Counter(
+        name
+        for path in SOURCE.rglob("*.py")
+        for name in set(definitions(path.read_text()))
+        if not name.startswith("_") and name != "LOG"
+    )
+    assert names["WorkQueue"] == names["MAX_FAILURES"] == 1
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_each_exception_is_needed() -> None:

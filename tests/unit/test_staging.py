@@ -13,7 +13,7 @@ from typing import cast
 import pytest
 
 from watcher.staging import directory as staging_module
-from watcher.staging.directory import DirectoryReplacedError, FileChangedError, Staging
+from watcher.staging.directory import DirectoryReplacedError, FileChangedError, Identity, Staging
 from watcher.staging.names import NameIndex, canonical_id, image_id
 
 ID = "7f1d2c0a-5b1e-4f7e-9a67-3c5d1b2e4f60"
@@ -646,7 +646,7 @@ def test_what_makes_a_directory_or_a_file_another_one(
         cast(os.stat_result, SimpleNamespace(**dict.fromkeys(fields, 1) | {field: value}))
         for value in (1, 2)
     )
-    identity, version = staging_module._identity, staging_module._version
+    identity, version = Identity.of, staging_module._version
     assert (identity(one) == identity(other)) is same_directory
     assert (version(one) == version(other)) is same_version
 

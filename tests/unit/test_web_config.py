@@ -21,7 +21,7 @@ from watcher.checks import outputs
 from watcher.checks.result import Result
 from watcher.errors import ConfigError
 from watcher.stats import Stats
-from watcher.telemetry.http import MAX_CONNECTIONS, Server, new_server
+from watcher.telemetry.http import MAX_CONNECTIONS, MetricsServer, new_server
 from watcher.telemetry.web_config import MAX_CACHED, WebConfig
 from watcher.workqueue import WorkQueue
 
@@ -52,10 +52,10 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def serve(tmp_path: Path, file: Path) -> Iterator[Callable[[str], Server]]:
+def serve(tmp_path: Path, file: Path) -> Iterator[Callable[[str], MetricsServer]]:
     servers = []
 
-    def make(text: str) -> Server:
+    def make(text: str) -> MetricsServer:
         file.write_text(text)
         configuration = tmp_path / "glance-api.conf"
         configuration.write_text(
@@ -79,7 +79,7 @@ def serve(tmp_path: Path, file: Path) -> Iterator[Callable[[str], Server]]:
 
 
 def ask(
-    server: Server, authority: Authority | None, path: str = "/metrics", **headers: str
+    server: MetricsServer, authority: Authority | None, path: str = "/metrics", **headers: str
 ) -> http.client.HTTPResponse:
     host, port = str(server.server_address[0]), int(server.server_address[1])
     connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT)
@@ -93,7 +93,7 @@ def ask(
         return answer
 
 
-def test_plain_http_with_passwords(serve: Callable[[str], Server]) -> None:
+def test_plain_http_with_passwords(serve: Callable[[str], MetricsServer]) -> None:
     server = serve(USERS)
     for path in ("/", "/metrics", "/healthz", "/readyz", "/nothing"):
         answer = ask(server, None, path)
@@ -105,7 +105,7 @@ def test_plain_http_with_passwords(serve: Callable[[str], Server]) -> None:
             assert ask(server, None, Authorization=wrong).status == 401
 
 
-def test_https(serve: Callable[[str], Server], authority: Authority, tls: str) -> None:
+def test_https(serve: Callable[[str], MetricsServer], authority: Authority, tls: str) -> None:
     server = serve(tls + USERS)
     assert ask(server, authority).status == 401
     assert ask(server, authority, Authorization=basic()).status == 200
@@ -115,7 +115,7 @@ def test_https(serve: Callable[[str], Server], authority: Authority, tls: str) -
 
 
 def test_clients_that_say_nothing_do_not_block_others(
-    serve: Callable[[str], Server], authority: Authority, tls: str
+    serve: Callable[[str], MetricsServer], authority: Authority, tls: str
 ) -> None:
     server = serve(tls)
     address = str(server.server_address[0]), int(server.server_address[1])
@@ -210,7 +210,7 @@ def test_a_password_costs_bcrypt_once(file: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_check_knows_it(
-    serve: Callable[[str], Server], tmp_path: Path, file: Path, tls: str
+    serve: Callable[[str], MetricsServer], tmp_path: Path, file: Path, tls: str
 ) -> None:
     server = serve(tls + USERS)
     port = int(server.server_address[1])

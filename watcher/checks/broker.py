@@ -64,7 +64,9 @@ def checks(conf: cfg.ConfigOpts) -> Iterator[Check]:
     if connection is None:
         return
     try:
-        yield from _look(conf, _Wanted(conf, transport.conf[broker.GROUP]), connection, vhost)
+        yield from _look(
+            conf, _Wanted(conf, transport.conf[broker.RABBIT_GROUP]), connection, vhost
+        )
     except (AMQPError, OSError) as error:
         yield Check("broker", Result.FAILURE, cause_of(str(error)), "see the log of the broker")
     finally:

@@ -13,7 +13,7 @@ from oslo_config import cfg
 from watcher.checks.result import Check, Result
 from watcher.conf import database_url, staging_path
 from watcher.database.images import Images, ImageState
-from watcher.database.server import Server as Connection
+from watcher.database.server import Server
 from watcher.database.url import target
 from watcher.errors import ConfigError, DatabaseError
 from watcher.staging.names import image_id
@@ -37,7 +37,7 @@ _GRANT = re.compile(
 _WRITING = {"ALL", "ALL PRIVILEGES", "INSERT", "UPDATE", "DELETE", "DROP", "ALTER"}
 
 
-class Server(NamedTuple):
+class ServerFacts(NamedTuple):
     """What a server's answers are worth.
 
     :param backend: mysql, mariadb, postgresql or sqlite
@@ -126,7 +126,7 @@ def witness(known: int, staged: int) -> Check:
     return Check("witness", Result.OK, f"{known} of {staged} image files have a row")
 
 
-def server(found: Server) -> Check:
+def server(found: ServerFacts) -> Check:
     """Whether the server knows of each image as soon as Glance does."""
     if found.replica:
         return Check(
@@ -222,12 +222,12 @@ class _Probe(Images):
         super().__init__(url)
         self._database = target(url).database
 
-    def server(self) -> Server:
+    def server(self) -> ServerFacts:
         """What its answers are worth."""
         replica, isolation = self._execute(_worth)
         galera = self._execute(methodcaller("in_galera"))
         waits = galera and self._execute(methodcaller("can_wait"))
-        return Server(self.backend, replica, galera, waits, isolation)
+        return ServerFacts(self.backend, replica, galera, waits, isolation)
 
     def count(self) -> int:
         """Rows of the table, up to one more than `MAX_COUNTED`."""
@@ -248,6 +248,6 @@ class _Probe(Images):
         return self._execute(methodcaller("ask", sql))[0][0]
 
 
-def _worth(connection: Connection) -> tuple[bool, str]:
+def _worth(connection: Server) -> tuple[bool, str]:
     ((replica, isolation),) = connection.ask(f"SELECT {connection.replica}, {connection.isolation}")
     return replica not in (0, "0", False), str(isolation).upper().replace("-", " ")

@@ -19,7 +19,7 @@ from watcher.conf import DISTRIBUTION, GROUP, Config
 from watcher.errors import ConfigError
 from watcher.telemetry.audit import refusal
 
-ANSWER_TIMEOUT = 5  # seconds
+SOCKET_TIMEOUT = 5  # seconds
 
 
 def checks(conf: Config) -> Iterator[Check]:
@@ -108,13 +108,13 @@ def _bind(host: str, port: int) -> None:
 
 
 def _is_ours(host: str, port: int, *, with_tls: bool) -> bool:
-    connection = http.client.HTTPConnection(host, port, timeout=ANSWER_TIMEOUT)
+    connection = http.client.HTTPConnection(host, port, timeout=SOCKET_TIMEOUT)
     if with_tls:
         context = ssl.create_default_context()
         # Nothing is sent to it, and its certificate is of another name than the address.
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         connection = http.client.HTTPSConnection(
-            host, port, timeout=ANSWER_TIMEOUT, context=context
+            host, port, timeout=SOCKET_TIMEOUT, context=context
         )
     try:
         connection.request("HEAD", "/healthz")

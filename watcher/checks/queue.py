@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from watcher.checks.result import Check, Result
 
-MANY = 1000  # messages that wait beside a running watcher, which takes thousands a second
+MANY_MESSAGES = 1000  # messages that wait beside a running watcher, which takes thousands a second
 
 _DIFFERENCE = re.compile(
     r"inequivalent arg '([^']*)' for (?:exchange|queue) .*: received (.*) but current is (.*)"
@@ -164,7 +164,7 @@ def waiting(name: str, messages: int, consumers: int, topics: int) -> Check:
             f"{text}: no service runs",
             "start the service; for a host that is gone: rabbitmqctl delete_queue " + name,
         )
-    if messages >= MANY:
+    if messages >= MANY_MESSAGES:
         return Check(
             "messages",
             Result.WARNING,
@@ -208,7 +208,7 @@ def transient(there: bool, version: str) -> Check | None:
 
 def unread(name: str, messages: int, consumers: int) -> Check | None:
     """Whether a queue that Glance itself declares fills up; None when it doesn't."""
-    if consumers or messages < MANY:
+    if consumers or messages < MANY_MESSAGES:
         return None
     return Check(
         "unread",

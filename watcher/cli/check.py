@@ -14,7 +14,7 @@ from watcher.cli.jsonlines import say_json
 from watcher.cli.terminal import columns, flush, painted, printable, say, wrapped
 from watcher.conf import Config
 
-NAME = 14  # columns
+CHECK_WIDTH = 14  # columns
 TEXT = 25  # columns before what was found
 ARROW = "-> "
 _WORDS = {result: f"{result.name.lower():<7}" for result in Result}
@@ -63,7 +63,7 @@ def text(check: Check, word: str, width: float = math.inf) -> str:
     :param width: columns of the terminal; each text is wrapped between words where it is longer
     """
     found = _wrapped(check.found, TEXT, width)
-    lines = f"{word}  {check.name:<{NAME}}  {found}"
+    lines = f"{word}  {check.name:<{CHECK_WIDTH}}  {found}"
     if check.remedy is None:
         return lines
     remedy = _wrapped(check.remedy, TEXT + len(ARROW), width)

@@ -29,9 +29,11 @@ from watcher.telemetry.audit import UTC
 from watcher.units import counted, human_size
 
 MAX_LINE = 65536  # bytes; longer lines are skipped
-FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-NAME = 43  # columns: an id with the longest ending that Glance gives; longer ones push what follows
-WIDTH = 20 + 2 + 9 + 2 + NAME + 2 + 7 + 2 + 12 + 2 + 8
+READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+NAME_WIDTH = (
+    43  # columns: an id with the longest ending that Glance gives; longer ones push what follows
+)
+WIDTH = 20 + 2 + 9 + 2 + NAME_WIDTH + 2 + 7 + 2 + 12 + 2 + 8
 
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -136,14 +138,14 @@ def _records(path: str, begin: datetime.datetime | None, summary: Summary) -> It
         )
     seen = set()
     if current is not None:
-        seen.add(_identity(current))
+        seen.add(_inode(current))
     for name in rotated:
         try:
             with _open(name) as file:
                 old = begin is not None and os.fstat(file.fileno()).st_mtime < begin.timestamp()
-                if old or _identity(file) in seen:
+                if old or _inode(file) in seen:
                     continue
-                seen.add(_identity(file))
+                seen.add(_inode(file))
                 summary.files += 1
                 yield from _records_of(_unpacked(file, name), begin, summary)
         except FileNotFoundError:
@@ -201,7 +203,7 @@ def _no_number(text: str) -> float:
 
 
 def _open(path: str) -> IO[bytes]:
-    descriptor = os.open(path, FLAGS)
+    descriptor = os.open(path, READ_FLAGS)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "Not a regular file")
@@ -213,7 +215,7 @@ def _unpacked(file: IO[bytes], name: str) -> IO[bytes]:
     return file if opener is None else opener(file)
 
 
-def _identity(file: IO[bytes]) -> tuple[int, int]:
+def _inode(file: IO[bytes]) -> tuple[int, int]:
     status = os.fstat(file.fileno())
     return status.st_dev, status.st_ino
 
@@ -306,7 +308,7 @@ class _Table:
         last = f"{state:<7}  {trigger:<12}  {latency:>8}"
         if self._folds:
             return f"{first}{name}\n{' ' * len(first)}{last}"
-        return f"{first}{name:<{NAME}}  {last}"
+        return f"{first}{name:<{NAME_WIDTH}}  {last}"
 
 
 def human_latency(seconds: float) -> str:

@@ -21,7 +21,7 @@ from watcher.service import new_cleaner, open_staging
 from watcher.staging.directory import Staging
 from watcher.staging.mounts import mount_type
 from watcher.stats import Stats
-from watcher.telemetry.status_file import RUNNING, STOPPED, UNKNOWN, Service, read
+from watcher.telemetry.status_file import RUNNING, STOPPED, UNKNOWN, ServiceState, read
 from watcher.units import counted, human_age, human_size
 
 MAX_LISTED = 20  # files at a glance
@@ -118,18 +118,18 @@ def _file_system(staging: Staging) -> FileSystem:
     return FileSystem(kind, numbers.f_blocks * unit, numbers.f_bavail * unit)
 
 
-def _service(conf: cfg.ConfigOpts, staging: Staging) -> Service:
+def _service(conf: cfg.ConfigOpts, staging: Staging) -> ServiceState:
     path = conf[GROUP].status_file
     if not path:
-        return Service(UNKNOWN, "[staging_watcher] status_file is empty", None)
+        return ServiceState(UNKNOWN, "[staging_watcher] status_file is empty", None)
     service = read(path)
     if service.report is not None and service.report.get("directory") != staging.path:
-        return Service(UNKNOWN, f"{path} is of a service for another directory", None)
+        return ServiceState(UNKNOWN, f"{path} is of a service for another directory", None)
     return service
 
 
 def _say_head(
-    service: Service, staging: Staging, system: FileSystem | None, database: Database
+    service: ServiceState, staging: Staging, system: FileSystem | None, database: Database
 ) -> None:
     _say_service(service)
     _say_line("Staging directory", one_word(staging.path))
@@ -143,7 +143,7 @@ def _say_head(
     say("")
 
 
-def _say_service(service: Service) -> None:
+def _say_service(service: ServiceState) -> None:
     found, now = service.report, time.time()
     if service.state == UNKNOWN:
         _say_line("Service", f"unknown: {service.cause}")
@@ -212,7 +212,7 @@ def _say_end(totals: Totals) -> None:
 
 
 def _say_status(
-    service: Service,
+    service: ServiceState,
     staging: Staging,
     system: FileSystem | None,
     database: Database,

@@ -17,7 +17,7 @@ from watcher.cli.check import SECTIONS
 from watcher.cli.terminal import printable
 from watcher.errors import ConfigError
 
-PROGRAM = "glance-staging-watcher-status"
+UPGRADE_PROGRAM = "glance-staging-watcher-status"
 
 
 def _section(commands: "Commands", title: str) -> upgradecheck.Result:
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the program with these arguments; its exit code."""
     logging.getLogger().addHandler(logging.NullHandler())  # stdout has it all
     conf = configuration.Config(
-        prog=PROGRAM,
+        prog=UPGRADE_PROGRAM,
         description="upgrade check [--json]: checks what the watcher needs. It changes nothing.",
         epilog="Exit codes: 0 ready; 1 warnings; 2 failures, or the configuration can't be "
         "used; 255 an error in the check itself.",
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as end:
         return configuration.exit_code(end)
     except ConfigError as error:
-        sys.stderr.write(f"{PROGRAM}: {error}\n")
+        sys.stderr.write(f"{UPGRADE_PROGRAM}: {error}\n")
         return int(Result.FAILURE)
 
 

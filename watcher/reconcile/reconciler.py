@@ -20,6 +20,7 @@ from watcher.reconcile.planner import recheck_delay
 from watcher.staging.directory import DirectoryReplacedError, Identity, Staging
 from watcher.staging.mounts import private_tmp
 from watcher.stats import Tally, Trigger
+from watcher.threads import RENEW_INTERVAL
 from watcher.units import counted, human_size
 from watcher.workqueue import Directory, File, Image, Key, Sweep, Waiting, WorkQueue
 
@@ -27,7 +28,6 @@ LOG = log.getLogger(__name__)
 
 CHECK_INTERVAL = 10.0  # seconds between looks for a replaced, mounted over or missing directory
 NEWER_INTERVAL = 0.01  # seconds; newer events gather meanwhile, for fewer queries
-RENEW_INTERVAL = 60.0  # seconds; a watch that failed later is restarted without a wait
 PROOF_INTERVAL = 60.0  # seconds after which the database is asked whether it still answers
 CHANGED_DELAY = 0.1  # seconds until a file that changed after its decision is looked at again
 MAX_YOUNG = 1000  # files whose grace is waited for one by one; others are left to the sweeps

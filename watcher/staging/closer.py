@@ -7,10 +7,9 @@ import threading
 import time
 from contextlib import suppress
 
-from watcher.threads import ENDED
+from watcher.threads import ENDED, STALL_TIMEOUT
 
 MAX_OPEN = 16  # descriptors that wait to be closed
-STALL_TIMEOUT = 120.0  # seconds; far longer than the blocks of any file take
 
 
 class Closer:

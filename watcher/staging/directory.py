@@ -29,6 +29,11 @@ class Identity(NamedTuple):
     device: int
     inode: int
 
+    @classmethod
+    def of(cls, status: os.stat_result) -> "Identity":
+        """Identity of the directory with this status."""
+        return cls(status.st_dev, status.st_ino)
+
 
 class FileChangedError(Exception):
     """The file isn't the one that was decided on; look again."""
@@ -64,7 +69,7 @@ class Staging:
         self.descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             # By name, which fails at once when the names in it can be read but not followed.
-            held = _identity(os.stat(".", dir_fd=self.descriptor))
+            held = Identity.of(os.stat(".", dir_fd=self.descriptor))
         except OSError as error:
             self.__exit__(None, None, None)
             raise OSError(error.errno, error.strerror, self.path) from None
@@ -208,7 +213,7 @@ class Staging:
 
     def _is_in_place(self) -> bool:
         try:
-            return _identity(os.stat(self.path)) == self.identity
+            return Identity.of(os.stat(self.path)) == self.identity
         except OSError:
             return False
 
@@ -223,10 +228,6 @@ class Staging:
         finally:
             if held >= 0:
                 self.closer.close(held)
-
-
-def _identity(status: os.stat_result) -> Identity:
-    return Identity(status.st_dev, status.st_ino)
 
 
 def _version(status: os.stat_result) -> tuple[int, int, int, int]:

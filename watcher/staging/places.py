@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 from oslo_config import cfg
 
-from watcher.conf import Directory, other_directories, staging_directory
+from watcher.conf import GlanceDirectory, other_directories, staging_directory
 from watcher.errors import ConfigError
+from watcher.staging.directory import Identity
 from watcher.staging.mounts import Mount, mount_of, mounts
-
-Identity = tuple[int, int]
 
 
 class Place(NamedTuple):
@@ -50,9 +49,9 @@ def place_of(path: str, table: Iterable[Mount]) -> Place:
     above, parent = set(), real
     while parent != "/":
         parent = os.path.dirname(parent)
-        above.add(_identity(parent))
+        above.add(_identity_at(parent))
     return Place(
-        identity=_identity(real),
+        identity=_identity_at(real),
         above=frozenset(each for each in above if each is not None),
         device=mount.device,
         within=tuple(name for name in names if name not in ("", ".")),
@@ -73,7 +72,7 @@ def own_staging_path(conf: cfg.ConfigOpts) -> str:
     return staging.path
 
 
-def _refusal(staging: Directory, how: str, other: Directory) -> str:
+def _refusal(staging: GlanceDirectory, how: str, other: GlanceDirectory) -> str:
     return (
         f"The staging directory {staging.path} ({staging.option}) {how} {other.path} "
         f"({other.option}), whose files are no staged files; set one of the two options to "
@@ -81,9 +80,8 @@ def _refusal(staging: Directory, how: str, other: Directory) -> str:
     )
 
 
-def _identity(path: str) -> Identity | None:
+def _identity_at(path: str) -> Identity | None:
     try:
-        status = os.stat(path)
+        return Identity.of(os.stat(path))
     except OSError:
         return None
-    return status.st_dev, status.st_ino

@@ -15,16 +15,16 @@ from oslo_log import log
 from watcher.conditions import Condition
 from watcher.errors import ConfigError
 from watcher.reconcile.cleaner import Removal
+from watcher.telemetry import MODE
 
 LOG = log.getLogger(__name__)
 
 UTC = timezone(timedelta())  # datetime.UTC is new in Python 3.11
 
-MODE = 0o640
 # A FIFO without a reader must not block.
 FLAGS = os.O_RDWR | os.O_APPEND | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 MAX_WAITING = 1 << 20  # bytes of records that wait until the file is writable
-CHECK_INTERVAL = 10.0  # seconds between looks whether it still is
+WRITABLE_INTERVAL = 10.0  # seconds between looks whether it still is
 MAX_LINKS = 40  # symbolic links in a path, as in the kernel
 
 _LINK = "The file is a symbolic link; name its target"
@@ -101,7 +101,7 @@ class AuditLog:
         """Write records that wait, and look whether the file is still writable; to be called
         often."""
         now = time.monotonic()
-        if now - self._looked > CHECK_INTERVAL:
+        if now - self._looked > WRITABLE_INTERVAL:
             self._looked = now
             self._write()
 

@@ -71,7 +71,7 @@ _LANDING_PAGE = f"""<!DOCTYPE html>
 Causes = Callable[[], Mapping[str, str | None]]
 
 
-class Server(ThreadingHTTPServer):
+class MetricsServer(ThreadingHTTPServer):
     """Listens once constructed, answers once started.
 
     Bounded: at most `MAX_CONNECTIONS` threads and `MAX_HEAD` bytes of each request; one request
@@ -181,7 +181,7 @@ class Handler(MetricsHandler):
     #: by path, the components that a page reports, each with the cause of its failure
     checks: Mapping[str, Causes]
 
-    server: Server
+    server: MetricsServer
 
     def handle(self) -> None:
         """Read the request, then answer it when it's this connection's turn."""
@@ -283,7 +283,7 @@ def new_server(
     ready: Callable[[], bool],
     sweep_interval: Callable[[], float],
     alive: Causes | None = None,
-) -> Server:
+) -> MetricsServer:
     """Return the configured server; it listens, but is not started.
 
     :param conditions: every component, with the cause of its failure; None: healthy
@@ -315,7 +315,7 @@ def new_server(
 
         web = WebConfig(path)
     try:
-        server = Server(host, port, ServiceHandler, web)
+        server = MetricsServer(host, port, ServiceHandler, web)
     except OSError as error:
         raise ConfigError(
             f"Cannot serve metrics on {host} port {port}: {error.strerror}; see [staging_watcher] "

@@ -25,12 +25,12 @@ from oslo_reports.views.text.generic import KeyValueView
 
 from watcher.conf import DISTRIBUTION
 from watcher.stats import Stats, Tally
+from watcher.telemetry import MODE
 from watcher.telemetry.systemd import shortened
 from watcher.workqueue import WorkQueue
 
 LOG = log.getLogger(__name__)
 
-MODE = 0o640
 MAX_REPORT = 262_144  # characters
 MAX_CAUSE = 1000  # characters of one cause
 

@@ -18,13 +18,13 @@ from oslo_log import log
 from watcher.conditions import Condition
 from watcher.reconcile.cleaner import Removal
 from watcher.stats import Stats
+from watcher.telemetry import MODE
 from watcher.telemetry.removals import Removals
 from watcher.threads import Supervised
 from watcher.workqueue import WorkQueue
 
 LOG = log.getLogger(__name__)
 
-MODE = 0o640
 INTERVAL = 1.0  # seconds between two writes
 CLOSE_TIMEOUT = 1.0  # seconds for the last one
 MAX_SIZE = 1 << 20  # bytes that a reader takes
@@ -138,7 +138,7 @@ def _give_to_owner(descriptor: int, path: str) -> None:
         os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
-class Service(NamedTuple):
+class ServiceState(NamedTuple):
     """What is known of the service.
 
     :param state: `RUNNING`, `STOPPED` or `UNKNOWN`
@@ -151,21 +151,21 @@ class Service(NamedTuple):
     report: dict[str, Any] | None
 
 
-def read(path: str) -> Service:
+def read(path: str) -> ServiceState:
     """Look whether the service runs, and what it last wrote."""
     try:
         running = _is_held(f"{path}.lock")
     except FileNotFoundError:
-        return Service(UNKNOWN, f"no status_file {path}", None)
+        return ServiceState(UNKNOWN, f"no status_file {path}", None)
     except OSError as error:
-        return Service(UNKNOWN, f"{path}: {error.strerror}", None)
+        return ServiceState(UNKNOWN, f"{path}: {error.strerror}", None)
     try:
         with open(path, "rb") as file:
             found = json.loads(file.read(MAX_SIZE))
     except (OSError, ValueError):
         found = None
     state = RUNNING if running else STOPPED
-    return Service(state, None, found if isinstance(found, dict) else None)
+    return ServiceState(state, None, found if isinstance(found, dict) else None)
 
 
 def _is_held(path: str) -> bool:

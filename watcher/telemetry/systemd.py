@@ -14,7 +14,7 @@ from watcher.stats import Stats
 
 LOG = log.getLogger(__name__)
 
-MAX_CAUSE = 200  # characters of one cause in the status
+STATUS_CAUSE = 200  # characters of one cause in the status
 
 
 class Manager:
@@ -103,7 +103,7 @@ def status_text(stats: Stats, conditions: Mapping[str, str | None]) -> str:
             f"{last.tally.error} errors in {last.duration:.1f} s"
         ]
     failing = [
-        f"{component.replace('_', ' ')}: {shortened(cause, MAX_CAUSE)}"
+        f"{component.replace('_', ' ')}: {shortened(cause, STATUS_CAUSE)}"
         for component, cause in conditions.items()
         if cause is not None
     ]

@@ -11,7 +11,7 @@ from watcher.conf import DISTRIBUTION
 from watcher.triggers import tls_files
 from watcher.triggers.connection_log import cause_of
 
-GROUP = "oslo_messaging_rabbit"
+RABBIT_GROUP = "oslo_messaging_rabbit"
 ANSWER_TIMEOUT = 10.0  # seconds
 DEFAULT_PORT = 5672
 
@@ -25,7 +25,7 @@ _TLS_VERSIONS = {
 
 def is_rabbit(transport: Any) -> bool:
     """Whether a transport of oslo.messaging is RabbitMQ's."""
-    return GROUP in transport.conf
+    return RABBIT_GROUP in transport.conf
 
 
 def connections(transport: Any, url: Any) -> list[tuple[str, Connection]]:
@@ -33,7 +33,7 @@ def connections(transport: Any, url: Any) -> list[tuple[str, Connection]]:
 
     :raises ValueError: oslo.messaging can't use the URL; the text has no part of it
     """
-    options = transport.conf[GROUP]  # with what the URL overrides
+    options = transport.conf[RABBIT_GROUP]  # with what the URL overrides
     made = []
     for host in url.hosts or [None]:
         name = (host and host.hostname) or "localhost"
@@ -97,14 +97,14 @@ def why_not_connected(error: Exception) -> str:
 
 def unusable(transport: Any) -> str | None:
     """What is wrong with the files of TLS, which errors of ssl don't name."""
-    if GROUP not in transport.conf:
+    if RABBIT_GROUP not in transport.conf:
         return None
-    options = transport.conf[GROUP]
+    options = transport.conf[RABBIT_GROUP]
     if not options.ssl:
         return None
     names = (tls_files.AUTHORITY, tls_files.CERTIFICATE, tls_files.KEY)
     why = tls_files.fault({name: getattr(options, name) for name in names})
-    return f"[{GROUP}] {why}" if why else None
+    return f"[{RABBIT_GROUP}] {why}" if why else None
 
 
 def _tls(options: Any, host: str) -> dict[str, Any] | bool:

@@ -31,7 +31,7 @@ from watcher.workqueue import Directory, File, Key, WorkQueue
 
 LOG = log.getLogger(__name__)
 
-STOP_TIMEOUT = 2.0  # seconds
+OBSERVER_TIMEOUT = 2.0  # seconds
 
 _FILES: list[type[FileSystemEvent]] = [FileCreatedEvent, FileClosedEvent, FileMovedEvent]
 # of one directory in another; a symbolic link to one is a file to watchdog
@@ -117,8 +117,7 @@ class DirectoryWatch:
         if not awaited:
             self._queue.put(Directory())
             return
-        status = os.stat(above)
-        watched = (above, Identity(status.st_dev, status.st_ino), awaited)
+        watched = (above, Identity.of(os.stat(above)), awaited)
         if watched == self._watched and self._is_alive():
             return
         self._start(f"{above}/.", _Entry(self._queue, awaited), _ENTRY)
@@ -146,10 +145,9 @@ class DirectoryWatch:
         watched = self._watched
         directory = watched if watched is None or isinstance(watched, Identity) else watched[1]
         try:
-            status = os.stat(self._path)
+            return Identity.of(os.stat(self._path)) == directory
         except OSError:
             return False
-        return Identity(status.st_dev, status.st_ino) == directory
 
     def _start(self, path: str, handler: "_Handler", events: list[type[FileSystemEvent]]) -> None:
         self.stop()
@@ -235,7 +233,7 @@ def _name(path: bytes | str) -> str:
 def _stop(observer: BaseObserver) -> None:
     observer.stop()
     if observer.is_alive():
-        observer.join(STOP_TIMEOUT)
+        observer.join(OBSERVER_TIMEOUT)
 
 
 def _check_limits(path: str) -> None:

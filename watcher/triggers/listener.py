@@ -23,7 +23,7 @@ from watcher.conditions import Condition
 from watcher.conf import GROUP
 from watcher.staging.names import canonical_id
 from watcher.stats import Stats
-from watcher.threads import ENDED
+from watcher.threads import ENDED, RENEW_INTERVAL, STALL_TIMEOUT
 from watcher.triggers import broker
 from watcher.triggers.connection_log import ConnectionLog, Event, cause_of, is_poller
 from watcher.triggers.transport import messaging, new_transport, parse_url
@@ -33,16 +33,14 @@ LOG = log.getLogger(__name__)
 
 EVENT_TYPE = "image.delete"
 
-RENEW_INTERVAL = 60.0  # seconds; a listener that broke earlier is replaced after a wait only
 
 # A broker that was away is back for all hosts at the same moment. Seconds over which they spread
 # their sweeps after it, and their tries to connect.
 SWEEP_SPREAD = 8.0
 RECONNECT_SPREAD = 3.0
 
-CHECK_INTERVAL = 300.0  # seconds between questions whether the queue has a consumer still
+CONSUMER_INTERVAL = 300.0  # seconds between questions whether the queue has a consumer still
 LOOK_INTERVAL = 5.0  # seconds between looks at the threads of oslo.messaging
-STALL_TIMEOUT = 120.0  # seconds; far longer than brokers are asked, one after the other
 REFUSAL_TIME = 10.0  # seconds; more than oslo.messaging takes for a try that is refused
 CONSUME_TIME = 5.0  # seconds in which oslo.messaging, once connected, consumes its queue
 
@@ -415,7 +413,7 @@ class _Consumption:
     def succeed(self) -> None:
         """It is consumed; ask again after a while."""
         self._since, self._attempt = None, 0
-        self._due = time.monotonic() + backoff.around(CHECK_INTERVAL, 0.1)
+        self._due = time.monotonic() + backoff.around(CONSUMER_INTERVAL, 0.1)
 
     def retry(self) -> None:
         """It isn't, or nobody answered: ask again soon."""
@@ -449,7 +447,7 @@ class _Consumption:
 def _spread_reconnects(conf: cfg.ConfigOpts) -> None:
     """Wait longer than oslo.messaging does before a broker is tried again, each process for a time
     of its own, unless the operator set that."""
-    group, name = broker.GROUP, "kombu_reconnect_delay"
+    group, name = broker.RABBIT_GROUP, "kombu_reconnect_delay"
     if group in conf:  # else it is another driver's broker
         delay = conf[group][name] + backoff.within(RECONNECT_SPREAD)
         conf.set_default(name, delay, group=group)
