@@ -107,7 +107,7 @@ def reported(program: Program) -> list[str]:
         r"^\S+ \S+ \d+ (INFO|WARNING|ERROR|CRITICAL) \S+ \[.*?\] (.*)$", program.log, re.MULTILINE
     )
     lines = [f"{level} {text}" for level, text in found]
-    good = ("INFO Starting ", "INFO Watching ", "INFO Stopping ", "INFO Removed ")
+    good = ("INFO Starting ", "INFO Watching ", "INFO Stopping ", "INFO Removed ", "INFO Sweep ")
     return [line for line in lines if not line.startswith(good)]
 
 
