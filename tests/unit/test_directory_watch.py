@@ -312,17 +312,20 @@ def test_a_dead_thread_is_noticed_and_replaced(
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-@pytest.mark.parametrize("gone", ["removed", "renamed"])
+@pytest.mark.parametrize("gone", ["removed", "renamed", "made again"])
 def test_the_end_of_the_threads_with_their_directory_is_no_failure(
     path: Path, events: DirectoryWatch, gone: str
 ) -> None:
     threads = list(events._threads)
-    path.rmdir() if gone == "removed" else path.rename(path.with_name("elsewhere"))
+    path.rename(path.with_name("elsewhere")) if gone == "renamed" else path.rmdir()
+    if gone == "made again":
+        path.mkdir()  # mostly with the same inode number
     for thread in threads:
         assert isinstance(thread, BaseThread)
         thread.stop()
         wait_for(lambda thread=thread: not thread.is_alive(), 10, "its end")  # type: ignore[misc]
-    assert events.watching is None and events.failure is None
+    wait_for(lambda: events.failure is None, 10, "the event above it")
+    assert events.watching is None
 
 
 def test_a_key_that_cannot_be_put_is_a_failure_until_the_watch_is_made_again(

@@ -481,6 +481,34 @@ def test_a_sweep_goes_on_where_the_database_failed(
 
 
 @pytest.mark.usefixtures("no_wait")
+def test_a_notification_is_handled_within_a_sweep_that_goes_on_without_an_index(
+    new_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while no watch can be had: all names were forgotten, and the sweep has listed all."""
+    world = new_world()
+    world.stage(True, 5)
+    read, tries = world.images.find, iter((True, False))
+
+    def fail_once(ids: set[str]) -> dict[str, Found]:
+        if next(tries, False):
+            raise DatabaseError("gone away")
+        return read(ids)
+
+    world.watch.fault = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(world.images, "find", fail_once)
+    world.do(Sweep())
+    assert len(world.left) == 5
+    removed: list[Trigger] = []
+    [image] = world.stage(True)
+    for step in world.steps():
+        if isinstance(step, Removal):
+            removed.append(step.trigger)
+            if len(removed) == 1:
+                world.queue.put(Image(image))
+    assert removed == [Trigger.SWEEP, Trigger.NOTIFICATION, *[Trigger.SWEEP] * 4]
+
+
+@pytest.mark.usefixtures("no_wait")
 def test_a_sweep_that_is_asked_for_meanwhile_looks_at_everything(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -178,7 +178,7 @@ class Reconciler:
             return
         if Sweep() in keys and not keys[Sweep()].attempt:
             self._sweep = None  # a retry goes on with it; anything else is to look at everything
-        if Sweep() in keys and not self._staging.is_listed:
+        if Sweep() in keys and self._sweep is None and not self._staging.is_listed:
             # The sweep's listing is enough; one just for them would delay all events.
             images: dict[Key, Waiting] = {k: w for k, w in keys.items() if isinstance(k, Image)}
             self._queue.requeue(images, delay=0.0)
@@ -221,11 +221,13 @@ class Reconciler:
         if self.conditions["database"].active or not self._checked:
             self._images.check()
             self._checked = True
+        goes_on = self._sweep is not None
         if self._sweep is None:
             self._sweep = self._cleaner.sweep()
         for step in self._sweep.steps():
             yield step
-            if self._staging.is_listed and (events := self._queue.take_events()):
+            is_listed = goes_on or self._staging.is_listed  # or nothing is going to list it
+            if is_listed and (events := self._queue.take_events()):
                 yield from self._requeue_on_error(events, self._clean(events))
             if self._queue.closed:
                 return

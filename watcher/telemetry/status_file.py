@@ -43,7 +43,8 @@ class StatusFile:
     def __init__(
         self, path: str, make: Callable[[], Mapping[str, Any]], *, is_default: bool = False
     ) -> None:
-        self._path, self._make, self._written = path, make, ""
+        self._path, self._make, self._is_default = path, make, is_default
+        self._written = ""
         self._lock: int | None = None
         self._changed, self._closed = threading.Event(), threading.Event()
         self._thread = Supervised(
@@ -51,28 +52,29 @@ class StatusFile:
             "status_file",
             Condition(LOG, "Status file failed, restarting it: %s", "Status file works again"),
         )
-        cause = None
+
+    def start(self) -> None:
+        """Lock and write it, in the thread; returns at once."""
+        if not self._path:
+            return
         try:
-            self._lock = _locked(f"{path}.lock") if path else None
+            self._lock = _locked(f"{self._path}.lock")
         except OSError as error:
             cause = error
-        if cause is not None:  # not above, where oslo.log would add the exception to the line
-            missing = isinstance(cause, FileNotFoundError) and is_default
-            LOG.log(
-                log.DEBUG if missing else log.WARNING,
+        else:
+            self._changed.set()
+            self._thread.start()
+            return
+        # Not above, where oslo.log would add the exception to the line.
+        if not (self._is_default and isinstance(cause, FileNotFoundError)):
+            LOG.warning(
                 "Cannot write [staging_watcher] status_file %s; the command status doesn't show "
                 "the service: %s",
-                path,
+                self._path,
                 "another service holds its lock"
                 if isinstance(cause, BlockingIOError)
                 else cause.strerror,
             )
-
-    def start(self) -> None:
-        """Start the thread; returns at once."""
-        if self._lock is not None:
-            self._changed.set()
-            self._thread.start()
 
     def supervise(self) -> None:
         """Write it again if the thread that does ended."""

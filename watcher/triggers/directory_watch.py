@@ -143,6 +143,8 @@ class DirectoryWatch:
 
     def _is_there(self) -> bool:
         watched = self._watched
+        if self._entry is not None and self._entry.changed:
+            return False  # though another directory may have been given its inode number
         directory = watched if watched is None or isinstance(watched, Identity) else watched[1]
         try:
             return Identity.of(os.stat(self._path)) == directory
