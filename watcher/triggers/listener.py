@@ -55,8 +55,6 @@ _RECREATE = (
 _SENDING = {"messaging", "messagingv2", "routing"}
 _SILENT = {"noop", "log", "test"}
 
-_FILE_ERROR = "[Errno "
-
 _DURABLE_QUEUES = (
     "set [oslo_messaging_rabbit] amqp_durable_queues or rabbit_quorum_queue in Glance's file"
 )
@@ -316,9 +314,8 @@ class NotificationListener:
 
     def _lose(self, cause: str) -> None:
         self._listening, self._missed = False, True
-        if _FILE_ERROR in cause:
-            cause = broker.unusable(self._transport) or cause
-        self._fault.begin(f"broker {self._brokers}: {cause}")
+        named = broker.unusable(self._transport) or cause
+        self._fault.begin(f"broker {self._brokers}: {named}")
 
     def _receive(self) -> None:
         again = self._fault.end()
