@@ -37,7 +37,7 @@ from watcher.workqueue import Directory, WorkQueue
 LOG = log.getLogger(__name__)
 
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2}
-SUPERVISE_INTERVAL = 5.0
+SUPERVISE_INTERVAL = 5.0  # seconds
 STOP_TIMEOUT = 3.0  # seconds for the current removal
 END_TIMEOUT = 4.5  # seconds for all of the stop
 
@@ -285,7 +285,8 @@ def run(conf: Config) -> int:
 
     :raises ConfigError: the configuration can't be used
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    awaited = {*SIGNALS, signal.SIGALRM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
     threading.excepthook = _log_end
     faulthandler.enable()  # the watchdog's SIGABRT shows where it hung
     service = Service(conf)
@@ -294,8 +295,10 @@ def run(conf: Config) -> int:
     gc.collect()
     gc.freeze()
     service.start()
-    while (received := _next_signal()) not in (signal.SIGTERM, signal.SIGINT):
-        if received is None:
+    # Not by a timeout: after a longer SIGSTOP sigtimedwait() returns a signal that never came.
+    signal.setitimer(signal.ITIMER_REAL, SUPERVISE_INTERVAL, SUPERVISE_INTERVAL)
+    while (received := signal.sigwait(awaited)) not in (signal.SIGTERM, signal.SIGINT):
+        if received == signal.SIGALRM:
             service.supervise()
         elif received == signal.SIGHUP:
             service.reload()
@@ -314,8 +317,3 @@ def _log_end(arguments: threading.ExceptHookArgs) -> None:
     """Log the end of a thread without a trace above DEBUG; it is supervised."""
     name = arguments.thread.name if arguments.thread is not None else "unknown"
     LOG.debug("Thread %s ended: %r", name, arguments.exc_value)
-
-
-def _next_signal() -> int | None:
-    received = signal.sigtimedwait(SIGNALS, SUPERVISE_INTERVAL)
-    return None if received is None else received.si_signo

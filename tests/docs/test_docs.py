@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.functional.program import PROGRAM
+from tests.functional.program import PROGRAM, problems
 from tools import draw_session
 from watcher.cli import COMMANDS
 from watcher.conf import GROUP, watcher_opts
@@ -258,12 +258,6 @@ def run_blocks(
         timeout=60,
         check=False,
     )
-
-
-def problems(stderr: str) -> str:
-    """What a command says on stderr but for the lines on removals."""
-    lines = stderr.splitlines()
-    return "\n".join(line for line in lines if " INFO watcher.telemetry.removals " not in line)
 
 
 def shown(blocks: list[tuple[str, str]]) -> list[str]:

@@ -473,11 +473,13 @@ def test_immutable(often: Host, what: str) -> None:
     try:
         program = host.start()
         wait_sweeps(program, 3, "Cleaned 0 stale staging files, 1 ignored (1 errors)")
-        expected = [
-            watching(host),
+        # A directory is known to be so before a removal is tried.
+        cause = "Operation not permitted" if what == "file" else "Permission denied"
+        lines = [
             failed(residue, "[Errno 1] Operation not permitted"),
-            "ERROR Removals fail: Operation not permitted",
+            f"ERROR Removals fail: {cause}",
         ]
+        expected = [watching(host), *(lines if what == "file" else reversed(lines))]
         assert said(program) == expected
     finally:
         chattr("-i")
@@ -581,7 +583,7 @@ def test_files_that_come_and_go_during_the_sweep(often: Host) -> None:
     assert not lost, "files of live images were removed"
     host.wait_gone(*(host.stage(image) for image in dead))
     assert set(said(program)) <= {watching(host)}
-    assert program.lines("(0 errors)") == program.lines(" errors)")
+    assert not re.search(r"\([1-9]\d* errors\)", program.log)
 
 
 def make_something(kind: int, path: Path, outer: Path, inner: Path) -> None:

@@ -314,9 +314,12 @@ def test_threads_are_looked_after_between_signals(
 ) -> None:
     looks: list[None] = []
     frozen: list[bool] = []
-    received = iter([None, None, signal.SIGHUP, None, signal.SIGTERM])
+    alarm = signal.SIGALRM
+    received = iter([alarm, alarm, signal.SIGHUP, alarm, signal.SIGTERM])
     monkeypatch.setattr(service_module, "Service", lambda conf: service)
-    monkeypatch.setattr(service_module, "_next_signal", lambda: next(received))
+    monkeypatch.setattr(signal, "sigwait", lambda awaited: next(received))
+    timers: list[tuple[float, ...]] = []
+    monkeypatch.setattr(signal, "setitimer", lambda kind, *seconds: timers.append(seconds))
     monkeypatch.setattr(startup, "announce", lambda conf: None)
     monkeypatch.setattr(service, "supervise", lambda: looks.append(None))
     monkeypatch.setattr(gc, "freeze", lambda: frozen.append(service._thread.ended))
@@ -328,7 +331,7 @@ def test_threads_are_looked_after_between_signals(
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         faulthandler.disable()
-    assert len(looks) == 3
+    assert len(looks) == 3 and timers == [(5.0, 5.0)]
     assert frozen == [True], "before the threads start, whose garbage is to be found"
 
 
@@ -345,14 +348,3 @@ def test_the_end_of_a_thread_is_one_debug_line(
     thread.start()
     thread.join()
     assert caplog.messages == ["Thread worker ended: RuntimeError('a bug')"]
-
-
-def test_a_signal_is_waited_for_a_few_seconds_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service_module, "SUPERVISE_INTERVAL", 0.01)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, service_module.SIGNALS)
-    try:
-        assert service_module._next_signal() is None
-        signal.raise_signal(signal.SIGHUP)
-        assert service_module._next_signal() == signal.SIGHUP
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

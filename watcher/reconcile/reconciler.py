@@ -420,6 +420,8 @@ class Reconciler:
         try:
             self._watch.follow(self._staging)
         except OSError as error:
+            if not self._staging.is_in_place():  # it has gone since it was opened
+                raise DirectoryReplacedError(self._staging.path) from None
             self._cannot_watch(error)
             self._delay_watch()
             return changed

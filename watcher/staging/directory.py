@@ -196,7 +196,7 @@ class Staging:
         :raises DirectoryReplacedError: the path leads to another directory now
         :raises OSError: it can't be removed; names the full path
         """
-        if not self._is_in_place():
+        if not self.is_in_place():
             raise DirectoryReplacedError(self.path)
         try:
             now = self.lstat(name)
@@ -211,7 +211,8 @@ class Staging:
             raise OSError(error.errno, error.strerror, self.full_path(name)) from None
         return now.st_blocks * 512
 
-    def _is_in_place(self) -> bool:
+    def is_in_place(self) -> bool:
+        """Whether the path still leads to the open directory."""
         try:
             return Identity.of(os.stat(self.path)) == self.identity
         except OSError:

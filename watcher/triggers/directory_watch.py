@@ -117,10 +117,16 @@ class DirectoryWatch:
         if not awaited:
             self._queue.put(Directory())
             return
-        watched = (above, Identity.of(os.stat(above)), awaited)
-        if watched == self._watched and self._is_alive():
+        try:
+            watched = (above, Identity.of(os.stat(above)), awaited)
+            if watched == self._watched and self._is_alive():
+                return
+            self._start(f"{above}/.", _Entry(self._queue, awaited), _ENTRY)
+        except FileNotFoundError:
+            if os.path.isdir(above):
+                raise
+            self._queue.put(Directory())  # it has gone as well
             return
-        self._start(f"{above}/.", _Entry(self._queue, awaited), _ENTRY)
         self._path, self._watched = above, watched
         if os.path.exists(os.path.join(above, awaited)):
             self._queue.put(Directory())
