@@ -127,6 +127,11 @@ class Host:
         for name, data in self._live.items():
             assert (self.staging / name).read_bytes() == data
 
+    def ask_to_end(self) -> None:
+        """Have all programs end; returns at once."""
+        for program in self.programs:
+            program.ask_to_end()
+
     def close(self) -> None:
         """End all programs, and check what they must never do."""
         try:

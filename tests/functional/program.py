@@ -93,10 +93,14 @@ class Program:
         """Wait for the program's own end; its exit code."""
         return self.process.wait(timeout)
 
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        """End it by a signal, in time; its exit code."""
+    def ask_to_end(self, number: int = signal.SIGTERM) -> None:
+        """Send it a signal, unless it has ended."""
         if self.process.poll() is None:
             self.process.send_signal(number)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """End it by a signal, in time; its exit code."""
+        self.ask_to_end(number)
         code = self.process.wait(STOP_TIMEOUT)
         self.check_log()
         return code
