@@ -130,7 +130,7 @@ MUTANTS: dict[str, list[Change]] = {
         Change(f"{STAGING}:Staging.remove", "seen is None or", "seen is not None and")
     ],
     "a directory that was moved away is worked on": [
-        Change(f"{STAGING}:Staging.remove", "not self._is_in_place()", "False")
+        Change(f"{STAGING}:Staging.remove", "not self.is_in_place()", "False")
     ],
     "what was gone counts as removed": [
         Change(f"{STAGING}:Staging.remove", "return None", "return 0")
