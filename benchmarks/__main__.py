@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from benchmarks import (
+    absent,
     delays,
     events,
     hosts,
@@ -37,6 +38,7 @@ MEASUREMENTS: dict[str, Callable[[Site], Iterable[Comparison]]] = {
     "drain": notifications.drain,
     "hosts": hosts.measure,
     "restart": restart.measure,
+    **{f"absent-{kind}": functools.partial(absent.measure, kind) for kind in absent.KINDS},
     **{f"sweep-{kind}": functools.partial(sweep.measure, kind) for kind in sweep.FASTER},
 }
 
