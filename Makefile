@@ -77,6 +77,9 @@ benchmark: services  ## Measure against Glance's cleaner and the limits; BENCHMA
 simulation: .venv-benchmark/.installed  ## Simulate 1,000 hosts; SIMULATION_ARGS='--only loss'
 	@PYTHONHASHSEED=0 .venv-benchmark/bin/python -m benchmarks.simulation $(SIMULATION_ARGS)
 
+dashboard: services .venv-benchmark/.installed  ## Draw docs/dashboard.svg from a real run
+	@.venv-benchmark/bin/python -m benchmarks.dashboard
+
 lint: .venv/.test  ## Check style, types, the direction of imports, and words
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/ruff format --check $(CODE)
@@ -135,7 +138,7 @@ clean:  ## Remove the environment and all that was generated
 
 .venv-benchmark/.installed: benchmarks/requirements.txt setup.cfg pyproject.toml
 	@test -x $(@D)/bin/pip || $(PYTHON) -m venv $(@D)
-	@$(@D)/bin/pip install -qq --disable-pip-version-check --editable '.[mysql,postgresql]' \
+	@$(@D)/bin/pip install -qq --disable-pip-version-check --editable '.[metrics,mysql,postgresql]' \
 		--requirement $<
 	@touch $@
 

@@ -5,10 +5,8 @@ import json
 import os
 import re
 import subprocess
-import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +17,10 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from tests.functional.host import GlanceNotifier, Host, new_id
 from tests.functional.program import SECRET
-from tests.services import RabbitMQ, Server, wait_for
+from tests.services import RabbitMQ, wait_for
 from tests.services.certificates import Authority
 from tests.services.ports import free_port
+from tests.services.prometheus import Prometheus
 
 PREFIX = "glance_staging_watcher_"
 ETC = Path(__file__).parents[2] / "etc"
@@ -369,60 +368,6 @@ def promtool(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[st
 
 
 # Debian's Prometheus, which scrapes the program
-
-
-class Prometheus(Server):
-    """A Prometheus with our alerts.
-
-    :param target: port of the program's metrics
-    :param scrape: more options of the scrape
-    """
-
-    def __init__(self, directory: Path, target: int, **scrape: Any) -> None:
-        super().__init__(directory)
-        self._target, self._scrape = target, scrape
-
-    @classmethod
-    def missing(cls) -> str | None:
-        """Say whether it isn't installed."""
-        return None if Path("/usr/bin/prometheus").exists() else "prometheus is not installed"
-
-    def _command(self) -> list[str]:
-        config = {
-            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-            "rule_files": [str(ETC / "prometheus-alerts.yml")],
-            "scrape_configs": [
-                {
-                    "job_name": "glance-staging-watcher",
-                    "static_configs": [{"targets": [f"127.0.0.1:{self._target}"]}],
-                    **self._scrape,
-                }
-            ],
-        }
-        (self.directory / "prometheus.yml").write_text(yaml.safe_dump(config))
-        return [
-            "/usr/bin/prometheus",
-            f"--config.file={self.directory / 'prometheus.yml'}",
-            f"--storage.tsdb.path={self.data}",
-            f"--web.listen-address=127.0.0.1:{self.port}",
-        ]
-
-    def _serving(self) -> bool:
-        with suppress(OSError):
-            return bool(self.get("/-/ready"))
-        return False
-
-    def get(self, path: str) -> str:
-        """What it answers."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as answer:
-            return str(answer.read().decode())
-
-    def query(self, expression: str) -> list[dict[str, Any]]:
-        """The result of a query."""
-        encoded = urllib.parse.urlencode({"query": expression})
-        result = json.loads(self.get(f"/api/v1/query?{encoded}"))
-        assert result["status"] == "success", result
-        return list(result["data"]["result"])
 
 
 def test_prometheus_scrapes_the_program(
