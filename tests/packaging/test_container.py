@@ -190,7 +190,7 @@ class TestImage:
         command = ["sweep", "--config-file", "/srv/site/glance-api.conf"]
         with Container(store, image, command, volumes=[f"{tmp_path}/site:/srv/site"]) as container:
             assert container.wait() == 0, container.log
-            assert "Cleaned 1 stale staging files, 1 ignored (0 errors)" in container.log
+            assert "Cleaned 1 stale staging file, 1 ignored (0 errors)" in container.log
         assert site.live.exists() and not site.residue.exists()
 
 
@@ -410,7 +410,7 @@ class TestDocumentation:
         assert residue.exists()
         with documented(store, service, glance.root) as container:
             wait_for(lambda: "Listening" in container.log, TIMEOUT, "the listener")
-            assert not residue.exists()
+            wait_for(partial(gone, residue), TIMEOUT, "the first sweep")
             assert glance.pools() == {f"{NAME}-{os.uname().nodename}"}
             assert container.stop() == 0
 
@@ -437,7 +437,7 @@ class TestDocumentation:
                 return path.exists() and "Listening" in path.read_text()
 
             wait_for(listening, TIMEOUT, "the listener")
-            assert not residue.exists()
+            wait_for(partial(gone, residue), TIMEOUT, "the first sweep")
             assert "Running command: '/opt/glance-staging-watcher/bin/" in container.log
             assert glance.pools() == {f"{NAME}-{os.uname().nodename}"}
             owner = Path(f"/proc/{container.pid}").stat().st_uid
