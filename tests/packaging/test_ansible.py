@@ -258,6 +258,7 @@ def wheels(dist: Dist, directory: Path) -> Path:
         [
             *(sys.executable, "-m", "pip", "download", "--quiet", f"--dest={directory}"),
             *("--python-version=3.13", "--only-binary=:all:", f"{dist.wheel}[mysql,metrics]"),
+            "legacy-cgi",  # WebOb's, from Python 3.13 on; pip looks at the Python that runs it
         ],
         check=True,
     )
