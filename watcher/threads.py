@@ -30,8 +30,9 @@ class Supervised:
 
     @property
     def ended(self) -> bool:
-        """Whether it doesn't run."""
-        return self._thread is None or not self._thread.is_alive()
+        """Whether it doesn't run, and isn't about to."""
+        thread = self._thread
+        return thread is None or (thread.ident is not None and not thread.is_alive())
 
     def start(self) -> None:
         """Start it; where that isn't possible `supervise` tries again."""
@@ -71,12 +72,12 @@ class Supervised:
             self._retry_at += backoff.retry_delay(self._attempt)
         self._attempt += 1
         thread = threading.Thread(target=self._target, name=self._name, daemon=True)
+        self._thread = thread  # before it runs: it may ask for its own state
         try:
             thread.start()
         except RuntimeError as error:  # no thread can be started
+            self._thread = None
             self._fail(str(error))
-        else:
-            self._thread = thread
 
     def _fail(self, cause: str) -> None:
         if not self._failing:

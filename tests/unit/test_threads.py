@@ -147,3 +147,20 @@ def test_once_stopped_it_stays_so(supervised: Supervised, work: Work, fault: Con
 def test_one_that_was_not_started_stays_so(supervised: Supervised, work: Work) -> None:
     supervised.supervise()
     assert supervised.ended and work.runs == 0
+
+
+def test_a_thread_that_just_starts_has_not_ended(
+    fault: Condition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor to itself, which may ask before its start has returned."""
+    seen: list[bool] = []
+    supervised = Supervised(lambda: seen.append(supervised.ended), "worker", fault)
+    start = threading.Thread.start
+
+    def slow(thread: threading.Thread) -> None:
+        start(thread)
+        wait_for(lambda: seen, 30, "its answer")
+
+    monkeypatch.setattr(threading.Thread, "start", slow)
+    supervised.start()
+    assert seen == [False]
