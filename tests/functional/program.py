@@ -13,6 +13,12 @@ from tests.services.waiting import wait_for
 
 PROGRAM = Path(sys.executable).with_name("glance-staging-watcher")
 SECRET = "s3cr3t"  # in every password of the tests
+# May read and search everywhere, for the test's own directories are root's; coverage's files are too.
+AS_NOBODY = [
+    "env", "--unset=COVERAGE_PROCESS_CONFIG",
+    "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+    "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search", "--",
+]  # fmt: skip
 READY_TIMEOUT = 90.0  # seconds
 STOP_TIMEOUT = 15.0  # seconds: on a busy machine, three times what the program promises
 

@@ -19,7 +19,7 @@ import amqp
 import pytest
 
 from tests.functional.host import Host, new_id
-from tests.functional.program import PROGRAM, SECRET
+from tests.functional.program import AS_NOBODY, PROGRAM, SECRET
 from tests.functional.terminal import COLOUR, Terminal
 from tests.functional.test_formats import DOCUMENTED, PAGE
 from tests.functional.test_formats import check as check_fields
@@ -34,11 +34,6 @@ STATUS_PROGRAM = PROGRAM.with_name("glance-staging-watcher-status")
 RESULTS = ("ok", "warning", "failure")
 DIRECTORY = ["directory", "removal", "file_system", "file_events"]
 WITHOUT_OVERRIDE = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--"]
-# may read and search everywhere, for the test's own directories are root's
-AS_NOBODY = [
-    "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
-    "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search", "--",
-]  # fmt: skip
 
 _numbers = itertools.count(1)
 

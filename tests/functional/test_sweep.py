@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.functional.host import Host, new_id
-from tests.functional.program import PROGRAM, problems
+from tests.functional.program import AS_NOBODY, PROGRAM, problems
 from tests.functional.terminal import COLOUR, Terminal
 from tests.services import namespaces, wait_for
 
@@ -473,10 +473,6 @@ def cursor_is_back(terminal: Terminal) -> bool:
 
 
 # The kinds of directory in which a user may not remove what he sees there.
-AS_NOBODY = [
-    "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
-    "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search", "--",
-]  # fmt: skip
 READ_ONLY = [
     *namespaces.MOUNTS,
     "sh", "-c", 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"',
