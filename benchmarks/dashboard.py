@@ -10,6 +10,7 @@ import json
 import os
 import random
 import re
+import sqlite3
 import sys
 import tempfile
 import time
@@ -20,7 +21,7 @@ from typing import Any
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from benchmarks.pictures import save
+from benchmarks.pictures import write
 from benchmarks.site import ROOT
 from tests.functional.host import GlanceNotifier, Host, new_id
 from tests.services import Images, RabbitMQ, wait_for
@@ -28,13 +29,14 @@ from tests.services.ports import free_port
 from tests.services.prometheus import Prometheus
 
 SECONDS = 90
-FAULT = range(45, 60)  # seconds in which the database can't be asked
+STEP = 5  # seconds from point to point
+FAULT = range(45, 60)  # seconds in which the database has no table of images
 MIB = 1 << 20
 VARIABLES = {"instance": ".*", "__rate_interval": "10s", "__range": f"{SECONDS}s"}
 STATES = {0.0: "#c0392b", 1.0: "#0b6e4f"}
 COLUMNS = 24  # of Grafana's grid
 UNITS: dict[str, Callable[[float], str]] = {
-    "bytes": lambda value: f"{value / MIB:.3g} MiB",
+    "bytes": lambda value: f"{value / MIB:.0f} MiB",
     "s": lambda value: f"{value:.3g} s",
     "percentunit": lambda value: f"{100 * value:.2g} %",
 }
@@ -86,12 +88,12 @@ def _work(host: Host, notifier: GlanceNotifier) -> None:
         image = new_id()
         host.images.insert(image, status=status)
         host.stage(image, os.urandom(chance.randrange(1, 8) * MIB))
-    database = host.directory / "glance.sqlite"
+    database = sqlite3.connect(host.directory / "glance.sqlite")
     began = time.monotonic()
     for second in range(SECONDS):
         if second in (FAULT.start, FAULT.stop):
-            away = database.with_suffix(".away")
-            database.rename(away) if second == FAULT.start else away.rename(database)
+            there, then = ("images", "away") if second == FAULT.start else ("away", "images")
+            database.execute(f"ALTER TABLE {there} RENAME TO {then}")
         if second not in FAULT:
             for _ in range(chance.randrange(4)):
                 image = new_id()
@@ -105,7 +107,8 @@ def _draw(prometheus: Prometheus, start: float, end: float, path: Path) -> None:
     panels = json.loads((ROOT / "etc/grafana-dashboard.json").read_text())["panels"]
     places = [panel["gridPos"] for panel in panels]
     rows = max(place["y"] + place["h"] for place in places)
-    figure = pyplot.figure(figsize=(12, rows / 3.2))
+    figure = pyplot.figure(figsize=(12, rows / 3.4))
+    figure.subplots_adjust(left=0.15, right=0.99, top=0.98, bottom=0.03)
     grid = figure.add_gridspec(rows, COLUMNS, hspace=4.0, wspace=6.0)
     draw = {"stat": _stat, "state-timeline": _states, "timeseries": _lines}
     for panel, place in zip(panels, places, strict=True):
@@ -117,11 +120,12 @@ def _draw(prometheus: Prometheus, start: float, end: float, path: Path) -> None:
         unit = UNITS.get(panel["fieldConfig"]["defaults"]["unit"], lambda value: f"{value:.3g}")
         found = []
         for target in panel["targets"]:
-            for series in prometheus.query_range(_filled(target["expr"]), start, end):
+            for series in prometheus.query_range(_filled(target["expr"]), start, end, STEP):
                 points = [(float(moment) - start, float(text)) for moment, text in series["values"]]
-                found.append((_label(target["legendFormat"], series["metric"]), points))
+                if panel["type"] != "timeseries" or any(value for _, value in points):
+                    found.append((_label(target["legendFormat"], series["metric"]), points))
         draw[panel["type"]](axis, found, unit)
-    save(figure, path)
+    write(figure, path)
 
 
 Series = list[tuple[str, list[tuple[float, float]]]]
@@ -148,7 +152,7 @@ def _states(axis: Axes, found: Series, unit: Callable[[float], str]) -> None:
     for row, (_, points) in enumerate(reversed(found)):
         for value, several in itertools.groupby(points, lambda point: point[1]):
             moments = [moment for moment, _ in several]
-            whole = (moments[0], moments[-1] + 1.0 - moments[0])
+            whole = (moments[0], moments[-1] + STEP - moments[0])
             axis.broken_barh([whole], (row - 0.4, 0.8), color=STATES[value], linewidth=0)
     axis.set_yticks(range(len(found)), [label for label, _ in reversed(found)], fontsize=7)
     axis.grid(visible=False)
@@ -159,8 +163,11 @@ def _lines(axis: Axes, found: Series, unit: Callable[[float], str]) -> None:
         axis.plot(*zip(*points, strict=True), linewidth=1.2, label=label)
     axis.yaxis.set_major_formatter(lambda value, _: unit(value))
     axis.tick_params(labelsize=7)
-    axis.set_ylim(bottom=0)
-    axis.legend(frameon=False, fontsize=6, loc="upper left", ncol=2)
+    axis.locator_params(axis="y", nbins=4)
+    axis.grid(visible=False)
+    axis.set_ylim(0, 1.4 * (axis.get_ylim()[1] or 1.0))  # with room for the legend
+    if found:
+        axis.legend(frameon=False, fontsize=6, loc="upper left", ncol=3)
 
 
 if __name__ == "__main__":

@@ -158,9 +158,14 @@ def _near(tick: float, found: Comparison) -> bool:
 
 def save(figure: Any, path: Path, bottom: float = 0.0) -> None:
     """Write a picture, the same for the same figures; ``bottom`` is left for a legend."""
+    figure.tight_layout(rect=(0, bottom, 1, 1))
+    write(figure, path)
+
+
+def write(figure: Any, path: Path) -> None:
+    """Write a picture as it is laid out."""
     for axis in figure.axes:
         axis.minorticks_off()
-    figure.tight_layout(rect=(0, bottom, 1, 1))
     figure.savefig(path, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     pyplot.close(figure)
     small = scour.sanitizeOptions()

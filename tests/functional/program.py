@@ -13,7 +13,7 @@ from tests.services.waiting import wait_for
 
 PROGRAM = Path(sys.executable).with_name("glance-staging-watcher")
 SECRET = "s3cr3t"  # in every password of the tests
-# May read and search everywhere, for the test's own directories are root's; coverage's files are too.
+# May read and search everywhere: the test's directories are root's, and so are coverage's files.
 AS_NOBODY = [
     "env", "--unset=COVERAGE_PROCESS_CONFIG",
     "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",

@@ -68,10 +68,12 @@ class Prometheus(Server):
         assert result["status"] == "success", result
         return list(result["data"]["result"])
 
-    def query_range(self, expression: str, start: float, end: float) -> list[dict[str, Any]]:
-        """The result of a query at each second from start to end, seconds since the epoch."""
+    def query_range(
+        self, expression: str, start: float, end: float, step: float
+    ) -> list[dict[str, Any]]:
+        """The result of a query from start to end, seconds since the epoch, each step seconds."""
         encoded = urllib.parse.urlencode(
-            {"query": expression, "start": start, "end": end, "step": 1}
+            {"query": expression, "start": start, "end": end, "step": step}
         )
         result = json.loads(self.get(f"/api/v1/query_range?{encoded}"))
         assert result["status"] == "success", result

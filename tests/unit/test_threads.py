@@ -154,7 +154,7 @@ def test_a_thread_that_just_starts_has_not_ended(
 ) -> None:
     """Nor to itself, which may ask before its start has returned."""
     seen: list[bool] = []
-    supervised = Supervised(lambda: seen.append(supervised.ended), "worker", fault)
+    itself = Supervised(lambda: seen.append(itself.ended), "worker", fault)
     start = threading.Thread.start
 
     def slow(thread: threading.Thread) -> None:
@@ -162,5 +162,5 @@ def test_a_thread_that_just_starts_has_not_ended(
         wait_for(lambda: seen, 30, "its answer")
 
     monkeypatch.setattr(threading.Thread, "start", slow)
-    supervised.start()
+    itself.start()
     assert seen == [False]
