@@ -138,6 +138,7 @@ def measure(site: Site) -> list[Comparison]:
         bound = WORST + REMOVAL * 1e3 if "removals" in subject else WORST
         comparison.bound(f"worst in ms, {subject}", bound, value=max(found))
         comparison.bound(f"p99 in ms, {subject}", bound, value=percentile(found, 99))
+    comparison.thin()
     return [comparison]
 
 

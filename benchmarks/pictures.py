@@ -35,7 +35,7 @@ COLORS = {
     "unlink alone": "#c9d1d9",
 }
 PEER_COLORS = ("#1f77b4", "#e67e22", "#8e9aa6")
-POINTS = 100  # of a line that shows a distribution
+POINTS = 60  # of a line that shows a distribution
 RESTART = ("restart-connections", "restart-sweeps", "restart-rechecks")
 KINDS = {"sqlite": "SQLite", "mariadb": "MariaDB", "postgresql": "PostgreSQL"}
 
