@@ -13,7 +13,7 @@ TOGETHER = 10  # hosts that end at once; more would take the processor from each
 
 
 def close_together(hosts: Sequence[Host]) -> None:
-    """Close all, whatever the checks of some say."""
+    """Close all, also where the checks of some fail."""
     with contextlib.ExitStack() as rest:
         if hosts[TOGETHER:]:
             rest.callback(close_together, hosts[TOGETHER:])
