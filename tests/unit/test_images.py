@@ -517,7 +517,7 @@ class Flaky(Server):
         super().__init__({})
         self.errors, self.connections, self.broken = list(errors), 0, False
 
-    find = state = _ask = lambda self, *_: []  # type: ignore[assignment]
+    find = state = _among = _ask = lambda self, *_: []  # type: ignore[assignment]
 
     def ask(self, sql: str, parameters: Sequence[str] = ()) -> list[Row]:
         if self._connection is None:

@@ -29,8 +29,8 @@ _IN_GALERA = (
     " /*!50708 performance_schema.global_variables */"
     " WHERE variable_name = 'wsrep_on' AND variable_value = 'ON'"
 )
-# Gone away, lost, killed, closed after idling: by the client's text or by the server's last word.
 _NO_COLUMN = {(1054,), (1143,)}  # unknown, denied
+# Gone away, lost, killed, closed after idling: by the client's text or by the server's last word.
 _LOST = {1927, 2006, 2013, 2055, 4031}
 
 
@@ -40,16 +40,8 @@ class MySQL(Server):
     replica = "@@global.read_only <> 'OFF'"  # a number, or a word, which counts as 0
     isolation = "/*M! @@tx_isolation */ /*!50720 @@transaction_isolation */"
 
-    def find(self, ids: Sequence[str]) -> list[Row]:
-        """See `Server`."""
-        marks = ", ".join(["%s"] * len(ids))
-        return self._with_status(
-            lambda status: self.ask(
-                f"SELECT images.id, images.deleted, {self.isolation}, {status} FROM images"  # noqa: S608
-                f" WHERE images.id IN ({marks})",
-                ids,
-            )
-        )
+    def _among(self, ids: Sequence[str]) -> tuple[str, Sequence[str]]:
+        return f"IN ({', '.join(['%s'] * len(ids))})", ids
 
     def _refuses_column(self, error: Exception) -> bool:
         return isinstance(error, pymysql.MySQLError) and error.args[:1] in _NO_COLUMN

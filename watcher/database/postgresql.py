@@ -37,14 +37,8 @@ class PostgreSQL(Server):
     # by this name too it never shows what isn't committed
     safe_levels = Server.safe_levels | {"READ UNCOMMITTED"}
 
-    def find(self, ids: Sequence[str]) -> list[Row]:
-        """See `Server`."""
-        return self._with_status(
-            lambda status: self.ask(
-                f"SELECT images.id, images.deleted, {self.isolation}, {status} FROM images"  # noqa: S608
-                f" WHERE images.id = ANY({self._listed(ids)})"
-            )
-        )
+    def _among(self, ids: Sequence[str]) -> tuple[str, Sequence[str]]:
+        return f"= ANY({self._listed(ids)})", ()
 
     def _refuses_column(self, error: Exception) -> bool:
         return isinstance(error, _ColumnError)

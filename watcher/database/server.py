@@ -2,7 +2,7 @@
 """What each kind of database server is asked, and how."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 CONNECT_TIMEOUT = 10  # seconds
@@ -44,12 +44,19 @@ class Server(ABC):
             self._connection = self._connect()
         return self._ask(sql, parameters)
 
-    @abstractmethod
     def find(self, ids: Sequence[str]) -> list[Row]:
         """Images that have a row: ``(id, deleted, isolation level, status)`` each.
 
         The status is for operators; it is None where the user may read ``id`` and ``deleted`` only.
         """
+        if self._reads_status:
+            try:
+                return self._find(ids, "images.status")
+            except Exception as error:
+                if not self._refuses_column(error):
+                    raise
+                self._reads_status = False
+        return self._find(ids, "NULL")
 
     @abstractmethod
     def state(self, ids: Sequence[str], *, causal: bool = False) -> list[Row]:
@@ -78,16 +85,17 @@ class Server(ABC):
         if connection is not None:
             self._close(connection)
 
-    def _with_status(self, find: Callable[[str], list[Row]]) -> list[Row]:
-        """Rows of a query, to be called with an SQL expression for the status."""
-        if self._reads_status:
-            try:
-                return find("images.status")
-            except Exception as error:
-                if not self._refuses_column(error):
-                    raise
-                self._reads_status = False
-        return find("NULL")
+    def _find(self, ids: Sequence[str], status: str) -> list[Row]:
+        among, parameters = self._among(ids)
+        return self.ask(
+            f"SELECT images.id, images.deleted, {self.isolation}, {status} FROM images"  # noqa: S608
+            f" WHERE images.id {among}",
+            parameters,
+        )
+
+    @abstractmethod
+    def _among(self, ids: Sequence[str]) -> tuple[str, Sequence[str]]:
+        """What follows a column that is one of these ids, and its parameters."""
 
     def _refuses_column(self, error: Exception) -> bool:
         """Whether a column of the statement is missing, or may not be read."""

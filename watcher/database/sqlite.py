@@ -13,15 +13,8 @@ class SQLite(Server):
     replica = "0"
     isolation = "'SERIALIZABLE'"
 
-    def find(self, ids: Sequence[str]) -> list[Row]:
-        """See `Server`."""
-        return self._with_status(
-            lambda status: self.ask(
-                f"SELECT images.id, images.deleted, {self.isolation}, {status} FROM images"  # noqa: S608
-                f" WHERE images.id IN ({', '.join('?' * len(ids))})",
-                ids,
-            )
-        )
+    def _among(self, ids: Sequence[str]) -> tuple[str, Sequence[str]]:
+        return f"IN ({', '.join('?' * len(ids))})", ids
 
     def _refuses_column(self, error: Exception) -> bool:
         return isinstance(error, sqlite3.OperationalError) and "no such column" in str(error)
