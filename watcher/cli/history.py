@@ -30,9 +30,7 @@ from watcher.units import counted, human_size
 
 MAX_LINE = 65536  # bytes; longer lines are skipped
 READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-NAME_WIDTH = (
-    43  # columns: an id with the longest ending that Glance gives; longer ones push what follows
-)
+NAME_WIDTH = 43  # columns: an id with Glance's longest ending; longer names push what follows
 WIDTH = 20 + 2 + 9 + 2 + NAME_WIDTH + 2 + 7 + 2 + 12 + 2 + 8
 
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}

@@ -15,7 +15,7 @@ from oslo_log import log
 from watcher.conditions import Condition
 from watcher.errors import ConfigError
 from watcher.reconcile.cleaner import Removal
-from watcher.telemetry import MODE
+from watcher.telemetry import MODE, give_to_owner
 
 LOG = log.getLogger(__name__)
 
@@ -228,13 +228,10 @@ def _open_or_create(name: str, directory: int) -> int:
 
 
 def _create(name: str, directory: int) -> int:
-    """Create the file; if root does, it belongs to the directory's owner and group, so that the
-    service can append to it after a sweep by root."""
+    """Create the file, so that the service can append to it also after a sweep by root."""
     descriptor = os.open(name, FLAGS | os.O_CREAT | os.O_EXCL, MODE, dir_fd=directory)
-    if os.geteuid() == 0:
-        owner = os.fstat(directory)
-        with contextlib.suppress(OSError):  # root without the capability
-            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+    with contextlib.suppress(OSError):
+        give_to_owner(descriptor, directory)
     return descriptor
 
 

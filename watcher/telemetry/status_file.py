@@ -18,7 +18,7 @@ from oslo_log import log
 from watcher.conditions import Condition
 from watcher.reconcile.cleaner import Removal
 from watcher.stats import Stats
-from watcher.telemetry import MODE
+from watcher.telemetry import MODE, give_to_owner
 from watcher.telemetry.removals import Removals
 from watcher.threads import Supervised
 from watcher.workqueue import WorkQueue
@@ -113,7 +113,7 @@ class StatusFile:
             os.unlink(new)
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE)
         try:
-            _give_to_owner(descriptor, self._path)
+            give_to_owner(descriptor, os.path.dirname(self._path))
             os.write(descriptor, text.encode())
         finally:
             os.close(descriptor)
@@ -126,18 +126,11 @@ def _locked(path: str) -> int:
     descriptor = os.open(path, flags, MODE)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _give_to_owner(descriptor, path)
+        give_to_owner(descriptor, os.path.dirname(path))
     except OSError:
         os.close(descriptor)
         raise
     return descriptor
-
-
-def _give_to_owner(descriptor: int, path: str) -> None:
-    """What root makes in a directory of the service user's is to be that user's."""
-    if os.geteuid() == 0:
-        owner = os.stat(os.path.dirname(path))
-        os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 class ServiceState(NamedTuple):
