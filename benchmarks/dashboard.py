@@ -26,13 +26,12 @@ from benchmarks.site import ROOT
 from tests.functional.host import GlanceNotifier, Host, new_id
 from tests.services import Images, RabbitMQ, wait_for
 from tests.services.ports import free_port
-from tests.services.prometheus import Prometheus
+from tests.services.prometheus import Prometheus, without_variables
 
 SECONDS = 90
 STEP = 5  # seconds from point to point
 FAULT = range(45, 60)  # seconds in which the database has no table of images
 MIB = 1 << 20
-VARIABLES = {"instance": ".*", "__rate_interval": "10s", "__range": f"{SECONDS}s"}
 STATES = {0.0: "#c0392b", 1.0: "#0b6e4f"}
 COLUMNS = 24  # of Grafana's grid
 UNITS: dict[str, Callable[[float], str]] = {
@@ -120,7 +119,8 @@ def _draw(prometheus: Prometheus, start: float, end: float, path: Path) -> None:
         unit = UNITS.get(panel["fieldConfig"]["defaults"]["unit"], lambda value: f"{value:.3g}")
         found = []
         for target in panel["targets"]:
-            for series in prometheus.query_range(_filled(target["expr"]), start, end, STEP):
+            query = without_variables(target["expr"], __rate_interval="10s", __range=f"{SECONDS}s")
+            for series in prometheus.query_range(query, start, end, STEP):
                 points = [(float(moment) - start, float(text)) for moment, text in series["values"]]
                 if panel["type"] != "timeseries" or any(value for _, value in points):
                     found.append((_label(target["legendFormat"], series["metric"]), points))
@@ -129,12 +129,6 @@ def _draw(prometheus: Prometheus, start: float, end: float, path: Path) -> None:
 
 
 Series = list[tuple[str, list[tuple[float, float]]]]
-
-
-def _filled(expression: str) -> str:
-    for name, value in VARIABLES.items():
-        expression = expression.replace(f"${name}", value)
-    return expression
 
 
 def _label(text: str, labels: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.functional.program import PROGRAM, problems
+from tests.functional.program import PROGRAM, help_of, problems
 from tools import draw_session
 from watcher.cli import COMMANDS
 from watcher.conf import GROUP, watcher_opts
@@ -137,20 +137,6 @@ def test_no_line_is_explained_that_the_program_does_not_say() -> None:
     ]
     assert lines
     assert not [line for line in lines if not any(t.found_in(line) for t in program_texts())]
-
-
-@cache
-def help_of(command: str) -> str:
-    """What ``--help`` of a command prints; "" is the service."""
-    run = subprocess.run(
-        [PROGRAM, *command.split(), "--help"],
-        env=os.environ | {"COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    return run.stdout
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 from tests.services.waiting import wait_for
@@ -21,6 +22,20 @@ AS_NOBODY = [
 ]  # fmt: skip
 READY_TIMEOUT = 90.0  # seconds
 STOP_TIMEOUT = 15.0  # seconds: on a busy machine, three times what the program promises
+
+
+@cache
+def help_of(command: str, columns: int = 200) -> str:
+    """What ``--help`` of a command prints at this width; "" is the service."""
+    run = subprocess.run(
+        [PROGRAM, *command.split(), "--help"],
+        env=os.environ | {"COLUMNS": str(columns)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return run.stdout
 
 
 def problems(stderr: str) -> str:

@@ -20,7 +20,7 @@ from tests.functional.program import SECRET
 from tests.services import RabbitMQ, wait_for
 from tests.services.certificates import Authority
 from tests.services.ports import free_port
-from tests.services.prometheus import Prometheus
+from tests.services.prometheus import Prometheus, without_variables
 
 PREFIX = "glance_staging_watcher_"
 ETC = Path(__file__).parents[2] / "etc"
@@ -437,10 +437,11 @@ def test_prometheus_scrapes_by_https_with_a_password(
 def dashboard_queries() -> list[str]:
     """Queries, with the variables replaced as Grafana does."""
     dashboard = json.loads((ETC / "grafana-dashboard.json").read_text())
-    texts = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-    for name, value in {"instance": ".*", "__rate_interval": "30s", "__range": "1h"}.items():
-        texts = [text.replace(f"${name}", value) for text in texts]
-    return texts
+    return [
+        without_variables(target["expr"], __rate_interval="30s", __range="1h")
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+    ]
 
 
 def has_data(prometheus: Prometheus, expression: str) -> bool:

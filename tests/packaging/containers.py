@@ -10,7 +10,6 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 from tests.services import processes
@@ -34,12 +33,7 @@ class Store:
     def __enter__(self) -> "Store":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.run("buildah", "rm", "--all", check=False)
         mounts = Path("/proc/self/mounts").read_text().splitlines()
         for place in [line.split()[1] for line in reversed(mounts)]:
@@ -148,12 +142,7 @@ class Container:
     def __enter__(self: C) -> C:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._process.poll() is None:
             processes.send(signal.SIGKILL, *processes.family(self._process.pid))
         self._process.wait()

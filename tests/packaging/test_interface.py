@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional.program import PROGRAM
+from tests.functional.program import PROGRAM, help_of
 from tests.packaging.conftest import SOURCE, needed
 from tools import completion
 from watcher import service
@@ -220,13 +220,7 @@ def test_the_list_of_options_is_that_of_the_parser(command: str) -> None:
 
 @EACH_COMMAND
 def test_the_help_is_short_and_has_two_examples(command: str) -> None:
-    said = subprocess.run(
-        [PROGRAM, *command.split(), "--help"],
-        env=os.environ | {"COLUMNS": "80"},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    said = help_of(command, 80)
     examples = said.partition("\nexamples:\n")[2].partition("\n\n")[0].splitlines()
     shown = [line.split()[1:] for line in examples if line.startswith("  glance-staging-watcher")]
     assert len(shown) == 2 and len(examples) == 4

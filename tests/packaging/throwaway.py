@@ -4,7 +4,6 @@
 import os
 import subprocess
 from pathlib import Path
-from types import TracebackType
 
 MOUNT = """
 set -e
@@ -47,12 +46,7 @@ class Root:
     def __enter__(self) -> "Root":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -15,6 +15,13 @@ from .server import Server
 RULES = Path(__file__).parents[2] / "etc/prometheus-alerts.yml"
 
 
+def without_variables(query: str, **values: str) -> str:
+    """A query of a dashboard for all instances, with these values of its other variables."""
+    for name, value in ({"instance": ".*"} | values).items():
+        query = query.replace(f"${name}", value)
+    return query
+
+
 class Prometheus(Server):
     """A Prometheus with our alerts.
 
