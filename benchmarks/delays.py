@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """File event → file gone while something else goes on: the worst counts."""
 
+import multiprocessing
 import os
 import signal
 import socket
@@ -19,7 +20,7 @@ from benchmarks.inotify import Removals
 from benchmarks.site import ROOT, Site, new_ids
 from tests.functional.host import GlanceNotifier
 from tests.functional.program import Program
-from tests.services import RabbitMQ
+from tests.services import Images, RabbitMQ
 from tests.services.ports import free_port
 
 PAUSE = 0.01  # seconds between two events
@@ -57,12 +58,12 @@ class Watching:
         transport: str = "",
         options: str = "",
     ) -> None:
-        self._database = site.database("mariadb")
-        self.images = site.images(self._database)
+        self.database = site.database("mariadb")
+        self.images = site.images(self.database)
         self.directory = site.new_directory(NAME)
         self.port = free_port()
         own = f"metrics_port = {self.port}\n{options}"
-        config = site.configure(self.directory, self._database, transport, own)
+        config = site.configure(self.directory, self.database, transport, own)
         self.staging, self._prepared = self.directory / "staging", self.directory / "prepared"
         self._prepared.mkdir()
         self._ids = self.residue(probes)
@@ -164,18 +165,27 @@ def _beside_slow_removals(site: Site, count: int) -> Iterator[float]:
 
 def _beside_bursts(site: Site, count: int) -> Iterator[float]:
     transport = site.vhost()
-    watching = Watching(site, count, transport=transport)
+    bursts = 3 if site.quick else 30
+    watching = Watching(site, count, live=bursts * BURST, transport=transport)
     GlanceNotifier(transport).close()
     broker = site.server(RabbitMQ)
+    database = watching.database
+    staged = [entry.name for entry in os.scandir(watching.staging)]
 
-    def burst(stopping: threading.Event) -> None:
-        while not stopping.is_set():
-            names = watching.residue(BURST)
-            watching.come(names)  # reported by file events, then by notifications
+    def delete() -> None:
+        images = Images(database)
+        for start in range(0, len(staged), BURST):
+            names = staged[start : start + BURST]
+            images.delete(*names)
             publish(broker, transport, names)
+            while any(os.path.lexists(watching.staging / name) for name in names):
+                time.sleep(PAUSE)
 
-    with _meanwhile(burst):
-        yield from watching.measure()
+    # not a thread, whose interpreter the measuring one would wait for
+    deleting = multiprocessing.get_context("fork").Process(target=delete, daemon=True)
+    deleting.start()
+    yield from watching.measure(deleting.is_alive)
+    deleting.kill()
     watching.end()
 
 

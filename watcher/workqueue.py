@@ -140,17 +140,21 @@ class WorkQueue:
                 self._changed.wait(timeout)
             return {}
 
-    def take_events(self) -> dict[Key, Waiting]:
-        """Take the images and files that are due, without waiting; sweeps stay."""
+    def take_events(self, kind: type[Image | File] | None = None) -> dict[Key, Waiting]:
+        """Take the images and files that are due, or one kind of them, without waiting.
+
+        Sweeps stay.
+        """
         if not self._ready and not self._heap:  # without the lock: asked between any two removals
             return {}
+        kinds = (Image, File) if kind is None else kind
         with self._changed:
             if self._closed:
                 return {}
             self._promote()
-            taken = self._take_ready()
-            self._ready = {k: w for k, w in taken.items() if not isinstance(k, Image | File)}
-            return {k: w for k, w in taken.items() if k not in self._ready}
+            due = self._take_ready()
+            self._ready = {k: w for k, w in due.items() if not isinstance(k, kinds)}
+            return {k: w for k, w in due.items() if k not in self._ready}
 
     def wait_closed(self, timeout: float) -> bool:
         """Wait until the queue is closed, at most ``timeout`` seconds; whether it is."""

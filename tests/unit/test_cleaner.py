@@ -633,7 +633,7 @@ def test_a_step_takes_a_bounded_time(host: Host, monkeypatch: pytest.MonkeyPatch
     lstat = host.staging.lstat
 
     def slowly(name: str) -> os.stat_result:
-        clock.now += 0.009
+        clock.now += 0.45 * cleaner_module.STEP_TIME
         return lstat(name)
 
     monkeypatch.setattr(host.staging, "lstat", slowly)

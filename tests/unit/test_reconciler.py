@@ -988,6 +988,37 @@ def test_a_newer_event_is_handled_between_two_removals_of_older_ones(
     assert len(order) == 6 and order[1] == newer
 
 
+@pytest.mark.parametrize(
+    ("burst", "newest", "expected"),
+    [
+        (Image, File, "obbnbbo"),
+        (File, Image, "obbnbbo"),
+        (File, File, "obbbbon"),
+        (Image, Image, "obbbbon"),
+    ],
+)
+def test_an_event_waits_for_no_burst_of_the_other_kind(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    burst: type[Image | File],
+    newest: type[Image | File],
+    expected: str,
+) -> None:
+    """Two old events, a burst that comes after the first removal, and a new one after the third."""
+    monkeypatch.setattr(reconciler_module, "NEWER_INTERVAL", -1.0)
+    names = {"o": world.stage(True, 2), "b": world.stage(True, 4), "n": world.stage(True)}
+    kinds = {name: kind for kind, staged in names.items() for name in staged}
+    coming = {1: [burst(name) for name in names["b"]], 3: [newest(name) for name in names["n"]]}
+
+    def meanwhile(name: str) -> None:
+        for key in coming.get(len(order), []):
+            world.queue.put(key)
+
+    order = removed_in_order(world, monkeypatch, meanwhile)
+    world.do(*(File(name) for name in names["o"]))
+    assert "".join(kinds[name] for name in order) == expected
+
+
 def test_newer_events_gather_while_older_ones_are_handled(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

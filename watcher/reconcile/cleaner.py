@@ -22,7 +22,7 @@ from watcher.stats import Stats, Tally, Trigger
 LOG = log.getLogger(__name__)
 
 FILES_PER_STEP = 1000  # looked up together
-STEP_TIME = 0.02  # seconds in which their status is taken
+STEP_TIME = 0.01  # seconds in which their status is taken
 MAX_DECISION_AGE = 2.0  # seconds; older decisions are made again
 MAX_FAILURES = 20  # removals that failed, logged as an ERROR from one sweep to the next
 MAX_KNOWN = 10_000  # such names that are remembered

@@ -27,7 +27,8 @@ from watcher.workqueue import Directory, File, Image, Key, Sweep, Waiting, WorkQ
 LOG = log.getLogger(__name__)
 
 CHECK_INTERVAL = 10.0  # seconds between looks for a replaced, mounted over or missing directory
-NEWER_INTERVAL = 0.01  # seconds; newer events gather meanwhile, for fewer queries
+NEWER_INTERVAL = 0.005  # seconds; newer events gather meanwhile, for fewer queries
+MAX_DEPTH = 2  # looks that wait for one at newer events
 PROOF_INTERVAL = 60.0  # seconds after which the database is asked whether it still answers
 CHANGED_DELAY = 0.1  # seconds until a file that changed after its decision is looked at again
 MAX_YOUNG = 1000  # files whose grace is waited for one by one; others are left to the sweeps
@@ -264,41 +265,53 @@ class Reconciler:
         self.conditions["database"].end()
         return True
 
-    def _clean(self, keys: Mapping[Key, Waiting]) -> Iterator[Step]:
-        """Look at the files and images among the keys; at newer ones between two removals."""
-        began = time.monotonic()
-        for step in self._clean_only(keys):
-            yield step
-            if time.monotonic() - began > NEWER_INTERVAL:
-                if events := self._queue.take_events():
-                    yield from self._requeue_on_error(events, self._clean_only(events))
-                began = time.monotonic()
+    def _clean(self, keys: Mapping[Key, Waiting], depth: int = 0) -> Iterator[Step]:
+        """Look at the files and images among the keys; at newer ones between two removals.
 
-    def _clean_only(self, keys: Mapping[Key, Waiting]) -> Iterator[Step]:
+        While newer ones are looked at, only those of the other kind come between: no burst of
+        one kind holds up the other, and nothing is put off for ever.
+
+        :param depth: looks that wait for this one
+        """
+        for steps, other in ((self._clean_files(keys), Image), (self._clean_images(keys), File)):
+            began = time.monotonic()
+            for step in steps:
+                yield step
+                if depth < MAX_DEPTH and time.monotonic() - began > NEWER_INTERVAL:
+                    if newer := self._queue.take_events(other if depth else None):
+                        yield from self._requeue_on_error(newer, self._clean(newer, depth + 1))
+                    began = time.monotonic()
+
+    def _clean_files(self, keys: Mapping[Key, Waiting]) -> Iterator[Step]:
         files: dict[Trigger, dict[str, Waiting]] = {Trigger.FILE_EVENT: {}, Trigger.RECHECK: {}}
-        notified: dict[str, Waiting] = {}
         for key, waiting in keys.items():
             if isinstance(key, File) and self._staging.saw(key.name):
                 trigger = Trigger.RECHECK if waiting.attempt else Trigger.FILE_EVENT
                 files[trigger][key.name] = waiting
-            elif isinstance(key, Image) and not self._leave_to_others(key, waiting):
-                notified[key.id] = waiting
         for trigger, found in files.items():
             if found:
                 outcome = yield from self._pass(self._cleaner.clean(_since(found), trigger))
                 self._requeue_files(outcome, found)
-        if notified:
-            self._planner.look_for_witness(notified.keys())
-            names = {
-                name: waiting
-                for image, waiting in notified.items()
-                for name in self._staging.files_of(image)
-            }
-            outcome = yield from self._pass(
-                self._cleaner.clean(_since(names), Trigger.NOTIFICATION, notified=notified.keys())
-            )
-            self._requeue_files(outcome, {})
-            self._requeue_lagging(outcome, notified)
+
+    def _clean_images(self, keys: Mapping[Key, Waiting]) -> Iterator[Step]:
+        notified = {
+            key.id: waiting
+            for key, waiting in keys.items()
+            if isinstance(key, Image) and not self._leave_to_others(key, waiting)
+        }
+        if not notified:
+            return
+        self._planner.look_for_witness(notified.keys())
+        names = {
+            name: waiting
+            for image, waiting in notified.items()
+            for name in self._staging.files_of(image)
+        }
+        outcome = yield from self._pass(
+            self._cleaner.clean(_since(names), Trigger.NOTIFICATION, notified=notified.keys())
+        )
+        self._requeue_files(outcome, {})
+        self._requeue_lagging(outcome, notified)
 
     def _leave_to_others(self, image: Image, waiting: Waiting) -> bool:
         """Whether a notified image is looked at later: on a directory that hosts share, mostly
