@@ -9,7 +9,7 @@ from typing import Any
 
 from oslo_config import cfg
 
-from tests.functional.program import Program
+from tests.functional.program import PreloadedProgram, Program
 from tests.services import Images
 from tests.services.waiting import wait_for
 from watcher.triggers.transport import messaging
@@ -28,6 +28,9 @@ class Host:
     :param directory: for all files of the host
     :param images: Glance's table
     """
+
+    #: how it starts the program
+    program: type[Program] = PreloadedProgram
 
     def __init__(self, directory: Path, images: Images, **options: Any) -> None:
         self.directory = directory
@@ -65,7 +68,7 @@ class Host:
 
     def start(self, *arguments: str, ready: bool = True) -> Program:
         """Start the service."""
-        program = Program(self.directory, "--config-file", str(self.config_file), *arguments)
+        program = self.program(self.directory, "--config-file", str(self.config_file), *arguments)
         self.programs.append(program)
         if ready:
             program.wait_ready()
@@ -73,7 +76,7 @@ class Host:
 
     def sweep(self, *arguments: str) -> tuple[int, str]:
         """Run one sweep; its exit code and output."""
-        program = Program(
+        program = self.program(
             self.directory, "sweep", "--config-file", str(self.config_file), *arguments
         )
         code = program.wait()

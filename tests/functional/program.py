@@ -7,9 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import IO
 
+from tests.functional.forked import Forked, fork
 from tests.services.waiting import wait_for
 
 PROGRAM = Path(sys.executable).with_name("glance-staging-watcher")
@@ -20,6 +23,9 @@ AS_NOBODY = [
     "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
     "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search", "--",
 ]  # fmt: skip
+# Some variables have their effect before main().
+ENVIRONMENT = dict(os.environ)
+CHANGING = {"NOTIFY_SOCKET", "PYTEST_CURRENT_TEST"}
 READY_TIMEOUT = 90.0  # seconds
 STOP_TIMEOUT = 15.0  # seconds: on a busy machine, three times what the program promises
 
@@ -60,13 +66,19 @@ class Program:
         self._notify.bind("")
         name = self._notify.getsockname()
         with self._log.open("ab") as output:
-            self.process = subprocess.Popen(
-                [*self.command, *arguments],
-                env=os.environ | {"NOTIFY_SOCKET": "@" + name[1:].decode()},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+            environment = os.environ | {"NOTIFY_SOCKET": "@" + name[1:].decode()}
+            self.process = self._execute([*self.command, *arguments], environment, output)
+
+    def _execute(
+        self, command: list[str], environment: Mapping[str, str], output: IO[bytes]
+    ) -> "subprocess.Popen[bytes] | Forked":
+        return subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
 
     def wait_ready(self) -> None:
         """Wait for what systemd receives after the first sweep."""
@@ -136,3 +148,15 @@ class Program:
         assert "Traceback" not in self.log, self.log
         assert SECRET not in self.log, self.log
         assert "Deprecat" not in self.log, self.log
+
+
+class PreloadedProgram(Program):
+    """The same without the time that importing takes: most of a short run's."""
+
+    def _execute(
+        self, command: list[str], environment: Mapping[str, str], output: IO[bytes]
+    ) -> "subprocess.Popen[bytes] | Forked":
+        own = {name for name, _ in environment.items() ^ ENVIRONMENT.items()} - CHANGING
+        if own or self.command != Program.command or "COVERAGE_PROCESS_CONFIG" in environment:
+            return super()._execute(command, environment, output)
+        return fork(command, environment, output)
