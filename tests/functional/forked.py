@@ -64,13 +64,14 @@ def fork(command: list[str], environment: Mapping[str, str], output: IO[bytes]) 
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         descriptors = [theirs.fileno(), output.fileno()]
-        socket.send_fds(_requests(), [json.dumps(request).encode()], descriptors)
+        requests, _ = _server()
+        socket.send_fds(requests, [json.dumps(request).encode()], descriptors)
     return Forked(ours)
 
 
 @cache
-def _requests() -> socket.socket:
+def _server() -> tuple[socket.socket, "subprocess.Popen[bytes]"]:
+    """It ends when the socket is closed: with the tests."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
-        subprocess.Popen([sys.executable, SCRIPT], stdin=theirs)
-    return ours
+        return ours, subprocess.Popen([sys.executable, SCRIPT], stdin=theirs.fileno())

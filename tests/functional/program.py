@@ -157,6 +157,6 @@ class PreloadedProgram(Program):
         self, command: list[str], environment: Mapping[str, str], output: IO[bytes]
     ) -> "subprocess.Popen[bytes] | Forked":
         own = {name for name, _ in environment.items() ^ ENVIRONMENT.items()} - CHANGING
-        if own or self.command != Program.command or "COVERAGE_PROCESS_CONFIG" in environment:
+        if own or self.command != (str(PROGRAM),) or "COVERAGE_PROCESS_CONFIG" in environment:
             return super()._execute(command, environment, output)
         return fork(command, environment, output)

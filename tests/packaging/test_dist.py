@@ -5,10 +5,9 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-
-import pytest
 
 from tests.packaging.conftest import SOURCE, Dist, make_site, versioned
 
@@ -47,10 +46,7 @@ def test_the_wheel_has_the_program_and_no_tests(dist: Dist) -> None:
     assert f"{prefix}.dist-info/licenses/LICENSE" in files
 
 
-@pytest.mark.parametrize("kind", Dist._fields)
-def test_it_installs_and_runs_in_an_empty_environment(
-    dist: Dist, kind: str, tmp_path: Path
-) -> None:
+def test_both_install_and_run_in_an_empty_environment(dist: Dist, tmp_path: Path) -> None:
     environment = tmp_path / "venv"
     programs = environment / "bin"
 
@@ -66,7 +62,17 @@ def test_it_installs_and_runs_in_an_empty_environment(
         return run.stdout
 
     subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-    run("pip", "install", "--quiet", str(getattr(dist, kind)))
+    for place, package in dist._asdict().items():
+        run("pip", "install", "--quiet", str(package))  # the second time without the libraries
+        check_installed(run, tmp_path / place)
+        for name in DATA:
+            assert (environment / name).is_file(), name
+        run("pip", "uninstall", "--quiet", "--yes", NAME)
+        assert not any((environment / name).exists() for name in DATA)
+
+
+def check_installed(run: Callable[..., str], place: Path) -> None:
+    """It is whole, and does its work in that directory."""
     run("pip", "check")
     assert not TEST_TOOLS & {
         line.partition("==")[0].lower() for line in run("pip", "freeze", "--all").splitlines()
@@ -74,7 +80,6 @@ def test_it_installs_and_runs_in_an_empty_environment(
     assert run(NAME, "--version").strip() == version(NAME)
     assert "usage: glance-staging-watcher" in run(NAME, "--help")
     assert "upgrade check" in run(f"{NAME}-status", "--help")
-    place = tmp_path / "site"
     place.mkdir()
     site = make_site(place, str(place))
     assert run(NAME, "sweep", "--config-file", str(site.config_file)).startswith(
@@ -84,5 +89,3 @@ def test_it_installs_and_runs_in_an_empty_environment(
     assert "[staging_watcher]" in run(
         "oslo-config-generator", "--namespace", "glance-staging-watcher"
     )
-    for name in DATA:
-        assert (environment / name).is_file(), name
