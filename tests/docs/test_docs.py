@@ -15,14 +15,13 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.functional.program import PROGRAM, help_of, problems
+from tests.docs.pages import DOCS, ROOT, same_everywhere
+from tests.functional.program import help_of
 from tools import draw_session
 from watcher.cli import COMMANDS
 from watcher.conf import GROUP, watcher_opts
 from watcher.reconcile.planner import Reason
 
-ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("**/*.md"))
 OPERATION = [DOCS / name for name in ("messages.md", "operate.md", "metrics.md")]
 
@@ -221,56 +220,6 @@ def test_measured_figures_are_those_of_the_performance_page() -> None:
     ]
 
 
-def part_of(name: str, begin: str, end: str | None) -> list[tuple[str, str]]:
-    """Blocks of a part of a page, in order: ``sh``, or ``text``, what it prints."""
-    text = (DOCS / name).read_text().partition(begin)[2]
-    part = text.partition(end)[0] if end else text
-    return re.findall(r"^```(sh|text)\n(.*?)^```$", part, re.MULTILINE | re.DOTALL)
-
-
-def run_blocks(
-    blocks: list[tuple[str, str]], directory: Path, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Run the commands of a page as one script."""
-    return subprocess.run(
-        ["/bin/bash", "-e"],
-        input="\n".join(block for kind, block in blocks if kind == "sh"),
-        cwd=directory,
-        env=os.environ
-        | {"PATH": f"{PROGRAM.parent}:{os.environ['PATH']}", "LC_ALL": "C.UTF-8"}
-        | environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-def shown(blocks: list[tuple[str, str]]) -> list[str]:
-    """What these blocks say that their commands print."""
-    return _same_everywhere("\n".join(block for kind, block in blocks if kind == "text"))
-
-
-QUICK_START = part_of("quickstart.md", 'cd "$(mktemp -d)"', "## Let the service do it")
-
-
-def test_the_quick_start_prints_what_it_says(tmp_path: Path) -> None:
-    run = run_blocks(QUICK_START, tmp_path)
-    assert (run.returncode, problems(run.stderr)) == (0, "")
-    assert _same_everywhere(run.stdout) == shown(QUICK_START)
-
-
-def test_kept_or_removed_prints_what_it_says(tmp_path: Path) -> None:
-    setup = [block for block in QUICK_START if "glance-staging-watcher" not in block[1]]
-    assert run_blocks(setup, tmp_path).returncode == 0
-    with (tmp_path / "glance-api.conf").open("a") as configuration:
-        configuration.write(f"audit_log = {tmp_path / 'audit.json'}\n")
-    blocks = part_of("kept-or-removed.md", "#", "## Stop all removals")
-    run = run_blocks(blocks, tmp_path, OS_GLANCE_CONFIG_DIR=str(tmp_path))
-    assert (run.returncode, problems(run.stderr)) == (0, "")
-    assert _same_everywhere(run.stdout) == shown(blocks)
-
-
 def test_the_session_in_the_picture_is_that_of_today(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,7 +230,7 @@ def test_the_session_in_the_picture_is_that_of_today(
 
     def words(picture: Path) -> list[str]:
         said = "\n".join(re.findall(r">([^<>]+)</text>", picture.read_text()))
-        lines = _same_everywhere(said.replace("&#160;", " "))
+        lines = same_everywhere(said.replace("&#160;", " "))
         # Where a line is broken depends on how wide the sizes and ages are.
         return " ".join(line for line in lines if not line.startswith("File system")).split()
 
@@ -292,99 +241,6 @@ def test_the_session_in_the_picture_is_that_of_today(
 def test_each_reason_has_a_remedy() -> None:
     page = (DOCS / "kept-or-removed.md").read_text()
     assert not [reason.value for reason in Reason if f"`{reason.value}`" not in page]
-
-
-def test_a_rollback_restores_what_an_upgrade_replaced(tmp_path: Path) -> None:
-    """As docs/install.md says; systemctl, sudo and pip only say that they were called."""
-    environment = tmp_path / "opt/glance-staging-watcher"
-    (environment / "bin").mkdir(parents=True)
-    (environment / "old").touch()
-    stubs = tmp_path / "stubs"
-    stubs.mkdir()
-    pip = '"#!/bin/sh\\necho pip \\$@"'
-    venv = f'mkdir -p "$3/bin"\nprintf {pip} >"$3/bin/pip"\nchmod +x "$3/bin/pip"\n'
-    for name, work in (("systemctl", ""), ("sudo", ""), ("python3", venv)):
-        (stubs / name).write_text(f'#!/bin/sh\necho {name} "$@"\n{work}')
-        (stubs / name).chmod(0o755)
-    path = f"{stubs}:{os.environ['PATH']}"
-    outputs = []
-    for begin, end in (("## Upgrade", "## Roll back"), ("## Roll back", "## Remove")):
-        blocks = part_of("install.md", begin, end)
-        moved = [(kind, block.replace("/opt/", f"{tmp_path}/opt/")) for kind, block in blocks]
-        run = run_blocks(moved, tmp_path, PATH=path)
-        assert (run.returncode, problems(run.stderr)) == (0, "")
-        outputs.append(run.stdout.replace(f"{tmp_path}", "").splitlines())
-        assert (environment / "old").exists() == (begin == "## Roll back")
-    program = "/opt/glance-staging-watcher"
-    assert outputs == [
-        [
-            "systemctl stop glance-staging-watcher",
-            f"python3 -m venv {program}",
-            "pip install SOURCE[mysql]",
-            f"sudo -u glance {program}/bin/glance-staging-watcher-status upgrade check",
-            "systemctl start glance-staging-watcher",
-        ],
-        ["systemctl stop glance-staging-watcher", "systemctl start glance-staging-watcher"],
-    ]
-
-
-#: commands of the pages, and where a test runs each: a file and what it contains
-RUN_BY = {
-    r"(sudo -u glance )?(\S+/)?glance-staging-watcher check$": (
-        "functional/test_check.py",
-        '"check"',
-    ),
-    r"(sudo -u glance )?(\S+/)?glance-staging-watcher sweep( --dry-run| --trust-database)*( |$)": (
-        "functional/test_sweep.py",
-        '"sweep"',
-    ),
-    r"glance-staging-watcher (--config-file|history|status)": ("docs/test_docs.py", "run_blocks"),
-    r"(sudo -u glance )?(\S+/)?glance-staging-watcher-status upgrade check": (
-        "functional/test_check.py",
-        '"upgrade"',
-    ),
-    r"make demo": ("functional/test_demo.py", "tools/demo.py"),
-    r"make deb|apt(-get)? (install|build-dep|purge) ": ("packaging/test_deb.py", "apt-get"),
-    r"python3 -m venv|\S+/pip install": ("packaging/test_dist.py", '"pip", "install"'),
-    r"systemctl (enable|disable|daemon-reload|status|start|stop)": (
-        "packaging/test_deb.py",
-        "systemctl",
-    ),
-    r"rabbitmqctl set_policy|rabbitmqctl import_definitions|rabbitmqctl clear_policy": (
-        "packaging/test_rabbitmq_policy.py",
-        "clear_policy",
-    ),
-    r"rabbitmqctl (add_user|set_permissions)": ("functional/test_privileges.py", "set_permissions"),
-    r"rabbitmqctl delete_queue": ("functional/test_privileges.py", "delete_queue"),
-    r"podman": ("packaging/test_container.py", "Containerfile"),
-    r"install -": ("packaging/test_container.py", "recorded"),
-    r"curl ": ("functional/test_metrics.py", "/readyz"),
-    r"(cd|cat|cp|mv|rm|mkdir|echo|ls|export|python3|END|\w+ =|import|database|jq)\b": ("docs", ""),
-}
-
-
-def test_each_command_is_run_by_a_test() -> None:
-    unknown = []
-    for page in PAGES:
-        for block in code(page, "sh", "console"):
-            text = re.sub(r"<<END\n.*?^END$", "", block, flags=re.MULTILINE | re.DOTALL)
-            for line in re.sub(r"(\\|\|)\n *", "", text).splitlines():
-                command = line.removeprefix("$ ").removeprefix("    ")
-                if not command or (page.name == "install.md" and re.match(r"ok |\d+ ok", command)):
-                    continue
-                if not any(re.match(pattern, command) for pattern in RUN_BY):
-                    unknown.append(f"{page.name}: {command}")
-    assert not unknown, "no test is named for\n" + "\n".join(unknown)
-    for file, needle in RUN_BY.values():
-        path = ROOT / "tests" / file
-        assert path.exists() and (not needle or needle in path.read_text()), (file, needle)
-
-
-def _same_everywhere(output: str) -> list[str]:
-    # sizes on disk are the file system's, ages the machine's; widths of columns follow them
-    output = re.sub(r"\d{4}-\d\d-\d\dT[\d:]+Z", "TIME", output)
-    output = re.sub(r"[\d.]+ ?(?:[KMG]i)?B\b|\b\d+s\b|^\d+ ", "N ", output, flags=re.MULTILINE)
-    return [_words(line) for line in output.splitlines() if line]
 
 
 @pytest.fixture(scope="module")

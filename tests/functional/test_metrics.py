@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sqlite3
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from tests.docs.pages import commands
 from tests.functional.host import GlanceNotifier, Host, new_id
 from tests.functional.program import SECRET, Program
 from tests.services import RabbitMQ, wait_for
@@ -231,7 +233,9 @@ def test_ready_while_the_database_answers(host: Host, port: int, database_url: s
         database.execute("ALTER TABLE images RENAME TO aside")
     host.stage(new_id())
     answer = wait_for_answer(port, "/readyz", 503, "database: no such table: images")
-    assert "directory: ok\n" in answer.text
+    block = commands("metrics.md", "Health", **{"9798": str(port)})
+    assert subprocess.check_output(["sh", "-ec", block.script], text=True) == block.prints
+    assert answer.text == block.prints
     assert scrape(port)["healthy", "database"] == 0
     alive = ask(port, "/healthz")
     assert alive.status == 200 and "database" not in alive.text

@@ -3,7 +3,6 @@
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from tests.docs.pages import commands
 from tests.functional.host import GlanceNotifier, Host, new_id
 from tests.functional.program import PROGRAM, SECRET
 from tests.services import Database, MariaDB, RabbitMQ
@@ -87,24 +87,19 @@ def test_select_on_images_is_enough(
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_its_own_queue_is_enough_on_the_broker(
-    new_host: Callable[..., Host], database_url: str, rabbitmq: RabbitMQ
+    new_host: Callable[..., Host], database_url: str, rabbitmq: RabbitMQ, notifier: GlanceNotifier
 ) -> None:
-    """With the permissions of docs/security.md, in a virtual host where Glance may do all."""
-    script = PAGE.partition("### Broker")[2].partition("```sh\n")[2].partition("```")[0]
-    add, permit = (shlex.split(line) for line in script.replace("\\\n", "").splitlines())
-    assert add[1:3] == ["add_user", "staging_watcher"]
-    vhost = "least"
-    rabbitmq.add_vhost(vhost)
-    rabbitmq.ctl("add_user", "staging_watcher", SECRET)
-    rabbitmq.ctl("set_permissions", "--vhost", vhost, *permit[2:])
+    """With the permissions of docs/security.md, where Glance may do all."""
+    for tool, *arguments in commands("security.md", "Broker", SECRET=SECRET).lines():
+        assert tool == "rabbitmqctl"
+        rabbitmq.ctl(*arguments)
     host = new_host()
     queue = "glance-staging-watcher-least"
     host.configure(
         database_url=database_url,
-        transport_url=rabbitmq.url("staging_watcher", SECRET, vhost),
+        transport_url=rabbitmq.url("staging_watcher", SECRET),
         watcher=f"pool = {queue}",
     )
-    notifier = GlanceNotifier(rabbitmq.url(vhost=vhost))
     program = host.start()
     program.wait_for_line(f"Listening for notifications in queue {queue}")
     image = host.stage_live(".uc")
@@ -114,7 +109,7 @@ def test_its_own_queue_is_enough_on_the_broker(
     host.wait_gone(host.staging / f"{image}.uc")
     assert not program.lines("ERROR"), program.log
     program.stop()
-    rabbitmq.ctl("delete_queue", "--vhost", vhost, queue)
+    rabbitmq.ctl("delete_queue", queue)
     rabbitmq.ctl("delete_user", "staging_watcher")
 
 

@@ -94,6 +94,19 @@ def dist(build_once: Callable[[str, Callable[[Path], None]], Path]) -> Dist:
     return Dist(sdist, wheel)
 
 
+def wheels(directory: Path, *requirements: str) -> Path:
+    """Download what these need on Debian 13; the directory."""
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "download", "--quiet", f"--dest={directory}"),
+            *("--python-version=3.13", "--only-binary=:all:", *requirements),
+            "legacy-cgi",  # WebOb's, from Python 3.13 on; pip looks at the Python that runs it
+        ],
+        check=True,
+    )
+    return directory
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Iterator[Root]:
     """A root file system to change as one likes."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from tests.services.waiting import wait_for
 
 BUILDERS = (
+    "build-essential",
     "debhelper",
     "dh-python",
     "lintian",
@@ -31,8 +32,10 @@ HOST = (
     "glance-api",
     "logrotate",
     "mariadb-server",
+    "python3-venv",
     "python3-watcher",
     "rabbitmq-server",
+    "sudo",
     "systemd",
     "zsh",
 )

@@ -17,7 +17,7 @@ import yaml  # type: ignore[import-untyped]
 
 from tests.functional.host import new_id
 from tests.packaging import debian13
-from tests.packaging.conftest import SOURCE, Dist
+from tests.packaging.conftest import SOURCE, Dist, wheels
 from tests.packaging.debian13 import Machine
 from tests.packaging.test_deb import deb, debian  # noqa: F401 - a fixture
 from tests.services.waiting import wait_for
@@ -252,23 +252,12 @@ class Host:
         )
 
 
-def wheels(dist: Dist, directory: Path) -> Path:
-    """Directory with the wheel and all that it needs on Debian 13."""
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "pip", "download", "--quiet", f"--dest={directory}"),
-            *("--python-version=3.13", "--only-binary=:all:", f"{dist.wheel}[mysql,metrics]"),
-            "legacy-cgi",  # WebOb's, from Python 3.13 on; pip looks at the Python that runs it
-        ],
-        check=True,
-    )
-    return directory
-
-
 def venv_method(machine: Machine, request: pytest.FixtureRequest, scratch: Path) -> dict[str, str]:
     """Variables for an installation by pip, without the network."""
     dist: Dist = request.getfixturevalue("dist")
-    shutil.copytree(wheels(dist, scratch / "wheels"), machine.path / "srv/wheels")
+    shutil.copytree(
+        wheels(scratch / "wheels", f"{dist.wheel}[mysql,metrics]"), machine.path / "srv/wheels"
+    )
     return {
         "source": f"/srv/wheels/{dist.wheel.name}[mysql,metrics]",
         "pip_arguments": "--no-index --find-links=/srv/wheels",

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
+from tests.docs.pages import Commands, commands
 from tests.functional.host import GlanceNotifier, new_id
 from tests.packaging import debian13
 from tests.packaging.conftest import SOURCE, make_site, needed, unavailable
@@ -345,14 +346,10 @@ class TestKubernetes:
         assert len(glance.pools()) == 1
 
 
-def recorded(directory: Path, root: Path, section: str) -> list[list[str]]:
-    """Command lines of podman in a section of the page; the others are run, below ``root``."""
-    text = PAGE.read_text().partition(f"\n## {section}\n")[2].partition("\n## ")[0]
-    blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    script = "".join(blocks)
-    lines = [line for line in script.splitlines() if line.startswith("install ")]
-    for line in lines:
-        script = script.replace(line, line.replace(" /etc/", f" {root}/etc/"))
+def recorded(directory: Path, root: Path, *blocks: Commands) -> list[list[str]]:
+    """Command lines of podman in these blocks; the others are run, below ``root``."""
+    script = "".join(block.script for block in blocks)
+    script = re.sub(r"(?m)(^install .*) /etc/", rf"\1 {root}/etc/", script)
     (directory / "podman").write_text(
         f"#!{sys.executable}\n"
         "import json, sys\n"
@@ -401,7 +398,13 @@ class TestDocumentation:
     def test_the_commands_build_and_run_it(
         self, store: Store, image: str, glance: Glance, tmp_path: Path
     ) -> None:
-        build, service, dry_run = recorded(tmp_path, glance.root, "Image")
+        build, service, dry_run = recorded(
+            tmp_path,
+            glance.root,
+            commands("containers.md", "Image", 0),
+            commands("containers.md", "Image", 1),
+            commands("containers.md", "Image", 2),
+        )
         assert build == ["build", "--tag", image, "."]
         _, residue = glance.staged(deleted=True)
         with documented(store, dry_run, glance.root) as container:
@@ -421,7 +424,12 @@ class TestDocumentation:
         glance.staging = glance.root / "volumes/glance/staging"
         (glance.root / "etc/glance/glance-api.conf").unlink()
         glance.write("etc/kolla/glance-api/glance-api.conf", glance.configuration, 0o660)
-        build, run = recorded(tmp_path, glance.root, "Kolla")
+        build, run = recorded(
+            tmp_path,
+            glance.root,
+            commands("containers.md", "Kolla", 0),
+            commands("containers.md", "Kolla", 1),
+        )
         assert build.pop(0) == "build"
         store.build("--build-arg=KOLLA_IMAGE=localhost/kolla", *build[:-1], SOURCE)
         logs = glance.root / "volumes/kolla_logs"

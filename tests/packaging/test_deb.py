@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Debian package on Debian 13, beside Debian's own Glance, RabbitMQ and MariaDB."""
+"""The pages' commands on Debian 13 beside Debian's own Glance, RabbitMQ and MariaDB.
+
+By pip and with the Debian package.
+"""
 
 import configparser
 import contextlib
@@ -16,8 +19,9 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.client import IDENTITY
+from tests.docs.pages import DOCS, Commands, commands
 from tests.packaging import debian13
-from tests.packaging.conftest import SOURCE, Dist, needed, unavailable
+from tests.packaging.conftest import SOURCE, Dist, needed, unavailable, wheels
 from tests.packaging.debian13 import Machine, UnavailableError
 from tests.services.waiting import wait_for
 
@@ -26,7 +30,7 @@ pytestmark = [pytest.mark.large, pytest.mark.timeout(1500)]
 NAME = "glance-staging-watcher"
 CONFIG = f"/etc/{NAME}/{NAME}.conf"
 LOG = f"/var/log/{NAME}/{NAME}.log"
-STAGING = "/var/lib/glance/staging"
+STAGING = "/var/lib/glance/os_glance_staging_store"
 GLANCE = "http://127.0.0.1:9292"
 ELSEWHERE = "http://127.0.0.1:9293"  # the same Glance on another host
 TIMEOUT = 60.0  # seconds
@@ -57,6 +61,11 @@ workers = 1
 filesystem_store_datadir = {staging}
 """
 
+HOSTNAME = os.uname().nodename
+HOSTS = f"127.0.0.1 localhost {HOSTNAME} BROKER DBHOST\n"  # the last ones of the pages
+YES = 'APT::Get::Assume-Yes "true";\n'
+PIP = "[global]\nno-index = true\nfind-links = /srv/wheels\n"
+
 DATABASE = """\
 CREATE DATABASE glance;
 CREATE USER glance@localhost IDENTIFIED BY 'secret';
@@ -85,6 +94,15 @@ def debian(scratch: Path, packages: Sequence[str], *init: str) -> Iterator[Machi
         yield machine
 
 
+def run(machine: Machine, block: Commands, directory: str = "/", *, check: bool = True) -> str:
+    """Run a block of commands inside; its output.
+
+    :param check: end at the first that fails, and raise RuntimeError
+    """
+    options, script = "-ec" if check else "-c", f"cd {directory}\n{block.script}"
+    return machine.run("bash", options, script, check=check)
+
+
 @pytest.fixture(scope="session")
 def deb(dist: Dist, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package, as ``make deb`` builds it from a release on Debian 13."""
@@ -95,7 +113,7 @@ def deb(dist: Dist, tmp_path_factory: pytest.TempPathFactory) -> Path:
         subprocess.run(
             ["tar", "-xzf", dist.sdist, "-C", source, "--strip-components=1"], check=True
         )
-        builder.run("make", "--directory=/srv", "deb")
+        run(builder, commands("install.md", "As a Debian package", 0), "/srv")
         (made,) = (source / "dist").glob("*.deb")
         said = builder.run(
             "lintian", "--allow-root", "--fail-on=error,warning", f"/srv/dist/{made.name}"
@@ -149,6 +167,8 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     scratch = tmp_path_factory.mktemp("host")
     with debian(scratch, debian13.HOST, *debian13.SYSTEMD) as machine:
         etc = machine.path / "etc"
+        (etc / "hosts").write_text(HOSTS)
+        (etc / "apt/apt.conf.d/yes").write_text(YES)
         paste = etc / "glance/glance-api-paste.ini"
         paste.write_text(paste.read_text().replace("unauthenticated-context root", "context root"))
         machine.run("cp", "--archive", "/etc/glance", "/etc/elsewhere")
@@ -201,14 +221,113 @@ def staged(host: Machine) -> str:
     return image
 
 
+def show(host: Machine, *names: str) -> list[str]:
+    """Properties of the service."""
+    properties = f"--property={','.join(names)}"
+    return host.run("systemctl", "show", "--value", properties, NAME).split()
+
+
+def wait_removed(host: Machine, image: str) -> None:
+    """Wait for the end of an image's staged file."""
+    wait_for(lambda: not (host.path / STAGING[1:] / image).exists(), TIMEOUT, "the removal")
+
+
+def in_the_page(output: str) -> list[str]:
+    """Lines of ``check`` without what differs between hosts."""
+    output = re.sub(r"(?<= = )\d+|(?<=  )\d+(?= rows)", "N", output)
+    return re.sub(r"(?<=file_system     )\w+", "TYPE", output).splitlines()
+
+
+def test_it_is_installed_upgraded_rolled_back_and_removed_by_pip(
+    dist: Dist, host: Machine, tmp_path: Path
+) -> None:
+    checkout, etc = host.path / "srv/checkout", host.path / "etc"
+    checkout.mkdir()
+    subprocess.run(["tar", "-xzf", dist.sdist, "-C", checkout, "--strip-components=1"], check=True)
+    extras = "[kafka,metrics,mysql]"
+    made = wheels(tmp_path / "wheels", f"{dist.wheel}{extras}", "setuptools")
+    shutil.copytree(made, host.path / "srv/wheels")
+    (etc / "pip.conf").write_text(PIP)
+    source = f"/srv/wheels/{dist.wheel.name}"
+    opt = host.path / "opt"
+    live, dead = staged(host), staged(host)
+    request(host, "DELETE", f"{ELSEWHERE}/v2/images/{dead}")
+
+    readme = commands("README.md", "Install it beside glance-api")
+    first = commands("install.md", "Look first")
+    run(host, commands("install.md", "With pip", SOURCE=source))
+    for block in (readme, first):
+        said = run(host, block, "/srv/checkout", check=False)
+        assert re.search(r"^\d+ ok, \d+ with a warning, 0 failed$", said, re.MULTILINE), said
+        assert "Would clean 1 stale staging file, 1 ignored (0 errors)" in said
+    run(host, commands("configuration.md", "Kafka", SOURCE=source))
+    run(host, commands("metrics.md", "Metrics and health", SOURCE=source))
+
+    sql = (DOCS / "security.md").read_text().partition("```sql\n")[2]
+    host.run("mariadb", "--execute", sql.partition("-- PostgreSQL")[0])
+    run(host, commands("security.md", "Broker"))
+    settings = (DOCS / "install.md").read_text().partition("```ini\n")[2].partition("```")[0]
+    (etc / NAME).mkdir()
+    (host.path / CONFIG[1:]).write_text(settings)
+    host.run("chown", "root:glance", CONFIG)
+    host.run("chmod", "640", CONFIG)
+    run(host, commands("install.md", "Limits for queues", 0))
+    run(host, commands("install.md", "Limits for queues", 1))
+    run(host, commands("install.md", "Limits for queues", 2))
+
+    run(host, commands("install.md", "systemd", 0))
+    assert "Active: active (running)" in run(host, commands("install.md", "systemd", 1))
+    assert {path.name for path in (host.path / STAGING[1:]).iterdir()} == {live}
+    log = host.path / f"var/log/glance/{NAME}.log"
+    wait_for(lambda: "Listening for notifications" in log.read_text(), TIMEOUT, "the listener")
+    check = commands("install.md", "Check", HOST=HOSTNAME)
+    assert in_the_page(run(host, check, check=False)) == in_the_page(check.prints)
+
+    run(host, commands("kept-or-removed.md", "Stop all removals"))
+    assert show(host, "ActiveState") == ["inactive"]
+    (opt / NAME / "before").touch()
+    said = run(host, commands("install.md", "Upgrade", SOURCE=source), check=False)
+    assert "no service runs" in said and "Result: Failure" not in said
+    assert show(host, "ActiveState") == ["active"]
+    assert not (opt / NAME / "before").exists()
+    run(host, commands("install.md", "Roll back", 0))
+    assert show(host, "ActiveState") == ["active"]
+    assert (opt / NAME / "before").exists() and len([*opt.iterdir()]) == 1
+    assert "ERROR" not in log.read_text()
+
+    run(host, commands("install.md", "Remove", 0, HOST=HOSTNAME))
+    log.unlink()  # which the page leaves to the operator
+    assert not {path for path in host.files() if NAME in path and not path.startswith("/srv/")}
+    assert (host.path / STAGING[1:] / live).exists()
+    left = host.run("rabbitmqctl", "list_queues") + host.run("rabbitmqctl", "list_policies")
+    assert "unread-notifications" in left and "staging-watcher" not in left
+
+
+def labels(status: str) -> list[str]:
+    """First column of the first part of ``status``."""
+    return re.findall(r"^(\w+(?: \w+)?)  ", status.partition("\n\n")[0], re.MULTILINE)
+
+
+def older(host: Machine, deb: Path) -> str:
+    """Make the package with a lower version, beside it; the version."""
+    script = f"dpkg-deb --raw-extract {deb} old && sed -i 's/^Version: /&0~/' old/DEBIAN/control"
+    host.run("sh", "-ec", f"cd /srv; {script}; dpkg-deb --build old .; rm -r old")
+    return f"0~{version(NAME)}"
+
+
 def test_it_runs_beside_debians_glance_and_goes_without_a_trace(deb: Path, host: Machine) -> None:
-    shutil.copy(deb, host.path / "srv")
+    (host.path / "srv/dist").mkdir()
+    shutil.copy(deb, host.path / "srv/dist")
+    old = older(host, Path("/srv/dist") / deb.name)
     host.run("apt-get", "-qq", "update", network=True)
     before, accounts = host.files(), host.run("getent", "passwd") + host.run("getent", "group")
-    host.run("apt-get", "-qq", "install", f"/srv/{deb.name}", network=True)
+    download = ("apt-get", "-qq", "install", "--download-only")
+    host.run(*download, f"/srv/dist/{deb.name}", network=True)
+    said = run(host, commands("install.md", "As a Debian package", 1), "/srv", check=False)
+    assert re.search(r"^\d+ ok, \d+ with a warning, 0 failed$", said, re.MULTILINE), said
+    assert "Would clean " in said
 
-    state = host.run("systemctl", "show", "--property=ActiveState,UnitFileState", NAME)
-    assert state.splitlines() == ["ActiveState=inactive", "UnitFileState=disabled"]
+    assert show(host, "ActiveState", "UnitFileState") == ["inactive", "disabled"]
     modes = host.run("stat", "--format=%a %U:%G", CONFIG, str(Path(CONFIG).parent))
     assert modes.splitlines() == ["640 root:glance", "750 root:glance"]
     assert host.run("stat", "--format=%a %U:%G", str(Path(LOG).parent)) == "750 glance:glance\n"
@@ -229,26 +348,29 @@ def test_it_runs_beside_debians_glance_and_goes_without_a_trace(deb: Path, host:
     assert host.run("zsh", "--no-rcs", "-c", zsh).strip() == f"_{NAME}"
 
     live, dead = staged(host), staged(host)
-    said = host.run(*AS_GLANCE, NAME, "check", check=False)
-    assert re.search(r"^\d+ ok, \d+ with a warning, 0 failed$", said, re.MULTILINE), said
-    host.run("systemctl", "enable", "--now", NAME)
+    run(host, commands("install.md", "As a Debian package", 2))
     log = host.path / LOG[1:]
     wait_for(lambda: "Listening for notifications" in log.read_text(), TIMEOUT, "the listener")
     request(host, "DELETE", f"{ELSEWHERE}/v2/images/{dead}")
-    wait_for(lambda: not (host.path / STAGING[1:] / dead).exists(), TIMEOUT, "the removal")
+    wait_removed(host, dead)
     assert (host.path / STAGING[1:] / live).exists()
     assert "ERROR" not in log.read_text()
     assert f"Removed '{STAGING}/{dead}'" in log.read_text()
-    history = host.run(NAME, "history").splitlines()
-    assert [line.split()[3:5] for line in history[1:2]] == [[dead, "deleted"]]
-    assert host.run(NAME, "status", check=False).startswith("Service            running since ")
+    status = commands("formats.md", "Tables", 0)
+    said = run(host, status)
+    assert labels(said) == labels(status.prints) != []
+    assert said.startswith("Service            running since ")
+    history = commands("formats.md", "Tables", 2)
+    head, first, *_ = run(host, history).splitlines()
+    assert head.split() == history.prints.split("\n")[0].split()
+    assert first.split()[3:5] == [dead, "deleted"]
 
     host.run("logrotate", "--force", "/etc/logrotate.conf")
     assert (log.with_suffix(".log.1")).exists()
     assert (log.with_name("audit.json.1")).exists()
     again = staged(host)
     request(host, "DELETE", f"{ELSEWHERE}/v2/images/{again}")
-    wait_for(lambda: not (host.path / STAGING[1:] / again).exists(), TIMEOUT, "the removal")
+    wait_removed(host, again)
     request(
         host,
         "POST",
@@ -262,15 +384,19 @@ def test_it_runs_beside_debians_glance_and_goes_without_a_trace(deb: Path, host:
         TIMEOUT,
         "the import",
     )
+    (process,) = show(host, "MainPID")
+    run(host, commands("install.md", "Roll back", 1, OLD=old), "/srv")
+    assert host.run("dpkg-query", "--show", "--showformat=${Version}", NAME) == old
+    assert show(host, "ActiveState") == ["active"] and show(host, "MainPID") != [process]
     host.run("systemctl", "stop", NAME)
-    result = host.run("systemctl", "show", "--property=Result,ExecMainStatus", NAME)
-    assert sorted(result.splitlines()) == ["ExecMainStatus=0", "Result=success"]
+    assert sorted(show(host, "Result", "ExecMainStatus")) == ["0", "success"]
 
     host.run("apt-get", "-qq", "remove", NAME)
     assert (host.path / CONFIG[1:]).exists()
+    run(host, commands("install.md", "Remove", 1))
     # apt keeps what another package recommends, whoever installed it.
     strict = [f"--option=APT::AutoRemove::{kind}Important=false" for kind in KEPT_BY_APT]
-    host.run("apt-get", "-qq", "autopurge", *strict, NAME)
+    host.run("apt-get", "-qq", "autopurge", *strict)
     left = host.files() - before
     assert not {path for path in left if not NOISE.match(path)}
     assert not {path for path in left if NAME in path}

@@ -4,13 +4,13 @@
 import itertools
 import json
 import re
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.docs.pages import Commands, commands
 from tests.functional.conftest import new_host  # noqa: F401 - a fixture
 from tests.functional.host import GlanceNotifier, Host, new_id
 from tests.packaging.conftest import SOURCE
@@ -43,25 +43,18 @@ def policies(broker: RabbitMQ, vhost: str = "/") -> list[dict[str, Any]]:
     return found
 
 
-def test_the_broker_takes_the_file(rabbitmq: RabbitMQ) -> None:
-    rabbitmq.ctl("import_definitions", str(FILE))
-    assert policies(rabbitmq) == json.loads(FILE.read_text())["policies"]
-    rabbitmq.ctl("clear_policy", NAME)
-
-
 @pytest.mark.parametrize(
-    "document",
+    "block",
     [
-        path
-        for path in (SOURCE / "README.md", *sorted((SOURCE / "docs").glob("*.md")))
-        if f"rabbitmqctl set_policy {NAME} " in path.read_text()
+        commands("install.md", "Limits for queues", 0),
+        commands("install.md", "Limits for queues", 1),
     ],
-    ids=lambda path: path.name,
+    ids=["set_policy", "import_definitions"],
 )
-def test_a_documented_command_sets_the_same(rabbitmq: RabbitMQ, document: Path) -> None:
-    text = document.read_text().replace("\\\n", "")
-    (command,) = re.findall(rf"rabbitmqctl (set_policy {NAME} .*)", text)
-    rabbitmq.ctl(*shlex.split(command))
+def test_both_documented_commands_set_it(rabbitmq: RabbitMQ, block: Commands) -> None:
+    ((tool, *arguments),) = block.lines()
+    assert tool == "rabbitmqctl"
+    rabbitmq.ctl(*(str(FILE) if Path(each).name == FILE.name else each for each in arguments))
     assert policies(rabbitmq) == json.loads(FILE.read_text())["policies"]
     rabbitmq.ctl("clear_policy", NAME)
 
