@@ -73,7 +73,9 @@ class WorkQueue:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._changed = threading.Condition()
-        self._ready: dict[Key, Waiting] = {}
+        self._ready: dict[type[Key], dict[Key, Waiting]] = {
+            kind: {} for kind in (Directory, Sweep, Image, File)
+        }
         self._delayed: dict[Key, _Delayed] = {}
         self._heap: list[tuple[float, int, Key]] = []
         self._sequence = 0
@@ -110,7 +112,7 @@ class WorkQueue:
                 self._replace(key, now + delay, waiting)
             else:
                 self._put(key, delay, now, waiting)
-            if not self._gathering or len(self._ready) >= MANY:
+            if not self._gathering or self._due >= MANY:
                 self._changed.notify()
 
     def requeue(self, keys: Mapping[Key, Waiting], *, delay: float) -> None:
@@ -127,15 +129,15 @@ class WorkQueue:
         Empty once the queue is closed.
         """
         with self._changed:
-            if self._took_several and 0 < len(self._ready) < MANY and not self._closed:
+            if self._took_several and 0 < self._due < MANY and not self._closed:
                 self._gathering = True
                 self._changed.wait(GATHER)
                 self._gathering = False
             while not self._closed:
                 self._promote()
-                if self._ready:
-                    self._took_several = len(self._ready) > 1
-                    return self._take_ready()
+                if self._due:
+                    self._took_several = self._due > 1
+                    return self._take_ready(*self._ready)
                 timeout = self._heap[0][0] - self._clock() if self._heap else None
                 self._changed.wait(timeout)
             return {}
@@ -145,16 +147,15 @@ class WorkQueue:
 
         Sweeps stay.
         """
-        if not self._ready and not self._heap:  # without the lock: asked between any two removals
+        kinds = (Image, File) if kind is None else (kind,)
+        # without the lock: asked between any two removals
+        if not self._heap and not any(self._ready[each] for each in kinds):
             return {}
-        kinds = (Image, File) if kind is None else kind
         with self._changed:
             if self._closed:
                 return {}
             self._promote()
-            due = self._take_ready()
-            self._ready = {k: w for k, w in due.items() if not isinstance(k, kinds)}
-            return {k: w for k, w in due.items() if k not in self._ready}
+            return self._take_ready(*kinds)
 
     def wait_closed(self, timeout: float) -> bool:
         """Wait until the queue is closed, at most ``timeout`` seconds; whether it is."""
@@ -164,12 +165,16 @@ class WorkQueue:
     @property
     def depth(self) -> int:
         """Number of keys that are due or wait for their time."""
-        return len(self._ready) + len(self._delayed)
+        return self._due + len(self._delayed)
 
     @property
     def delayed(self) -> int:
         """Number of those keys that wait for their time."""
         return len(self._delayed)
+
+    @property
+    def _due(self) -> int:
+        return sum(map(len, self._ready.values()))
 
     def close(self) -> None:
         """Wake the taker for the last time; nothing more is handed out."""
@@ -178,21 +183,21 @@ class WorkQueue:
             self._changed.notify_all()
 
     def _put(self, key: Key, delay: float, now: float, waiting: Waiting) -> None:
-        ready, delayed = self._ready.get(key), self._delayed.get(key)
-        if ready is not None:
-            self._ready[key] = _merged(ready, waiting)
+        ready, delayed = self._ready[type(key)], self._delayed.get(key)
+        if key in ready:
+            ready[key] = _merged(ready[key], waiting)
         elif delayed is not None and (delayed.fixed or delayed.due <= now + max(0.0, delay)):
             self._delayed[key] = delayed._replace(waiting=_merged(delayed.waiting, waiting))
         elif delayed is None and self.depth >= MAX_KEYS and isinstance(key, Image | File):
             self._put(Sweep(), 0.0, now, waiting)
         elif delay <= 0:
             self._delayed.pop(key, None)
-            self._ready[key] = waiting
+            ready[key] = waiting
         else:
             self._delay(key, _Delayed(now + delay, waiting, fixed=False))
 
     def _replace(self, key: Key, due: float, waiting: Waiting) -> None:
-        self._ready.pop(key, None)
+        self._ready[type(key)].pop(key, None)
         before = self._delayed.get(key)
         if before is not None and before.fixed:
             due = max(due, before.due)
@@ -211,8 +216,11 @@ class WorkQueue:
         delayed = self._delayed.get(key)
         return delayed is None or delayed.due != due
 
-    def _take_ready(self) -> dict[Key, Waiting]:
-        taken, self._ready = self._ready, {}
+    def _take_ready(self, *kinds: type[Key]) -> dict[Key, Waiting]:
+        taken: dict[Key, Waiting] = {}
+        for kind in kinds:
+            taken.update(self._ready[kind])
+            self._ready[kind].clear()
         return taken
 
     def _promote(self) -> None:
@@ -223,7 +231,7 @@ class WorkQueue:
                 return
             _, _, key = heapq.heappop(self._heap)
             if not stale:
-                self._ready.setdefault(key, self._delayed.pop(key).waiting)
+                self._ready[type(key)].setdefault(key, self._delayed.pop(key).waiting)
 
 
 def _merged(one: Waiting, other: Waiting) -> Waiting:

@@ -439,9 +439,7 @@ class Model(RuleBasedStateMachine):
 
     def _check_handled(self, waiting: dict[Key, Waiting]) -> dict[Key, Waiting]:
         """Events that waited at one removal of a sweep are handled before the next."""
-        now: dict[Key, Waiting] = {
-            key: at for key, at in self.queue._ready.items() if isinstance(key, Image | File)
-        }
+        now = {**self.queue._ready[Image], **self.queue._ready[File]}
         assert not any(waiting.get(key) is at for key, at in now.items()), "an event waited"
         return now
 

@@ -34,7 +34,7 @@ def test_keys_of_different_kinds_differ() -> None:
 def test_each_key_waits_once(queue: WorkQueue) -> None:
     for key in (Image("a"), Sweep(), Image("a"), File("a"), Sweep()):
         queue.put(key)
-    assert list(queue.take()) == [Image("a"), Sweep(), File("a")]
+    assert list(queue.take()) == [Sweep(), Image("a"), File("a")]
 
 
 def test_taken_keys_can_be_put_again(queue: WorkQueue) -> None:
@@ -80,7 +80,20 @@ def test_take_events_leaves_the_sweep(queue: WorkQueue) -> None:
         queue.put(key)
     assert list(queue.take_events()) == [Image("a"), File("b")]
     assert queue.take_events() == {}
-    assert list(queue.take()) == [Sweep(), Directory()]
+    assert set(queue.take()) == {Sweep(), Directory()}
+
+
+@pytest.mark.parametrize("kind", [Image, File])
+def test_take_events_of_one_kind_leaves_the_other(
+    queue: WorkQueue, kind: type[Image | File]
+) -> None:
+    keys: list[Key] = [Image("a"), File("b"), Image("c"), File("d")]
+    for key in keys:
+        queue.put(key)
+    wanted = [key for key in keys if isinstance(key, kind)]
+    assert list(queue.take_events(kind)) == wanted
+    assert queue.take_events(kind) == {} and queue.depth == 2
+    assert list(queue.take_events()) == [key for key in keys if key not in wanted]
 
 
 def test_put_wakes_the_taker(queue: WorkQueue) -> None:
@@ -225,7 +238,7 @@ def test_when_a_key_comes_and_with_which_attempt(
 def test_keys_due_at_the_same_time_come_in_the_order_in_which_they_were_put(
     queue: WorkQueue, clock: FakeClock
 ) -> None:
-    keys: list[Key] = [File("b"), Image("c"), File("a")]
+    keys: list[Key] = [File("b"), File("c"), File("a")]
     for key in keys:
         queue.put(key, delay=5)
     assert list(queue.take()) == keys
