@@ -82,6 +82,7 @@ def test_user(number: int, owner: int | None, result: Result, found: str) -> Non
         ("cifs", WARNING),
         ("ceph", WARNING),
         ("fuse.glusterfs", WARNING),
+        ("unknown", WARNING),  # the service treats it as a network file system
     ],
 )
 def test_file_system(kind: str, result: Result) -> None:
