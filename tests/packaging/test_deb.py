@@ -95,8 +95,10 @@ def deb(dist: Dist, tmp_path_factory: pytest.TempPathFactory) -> Path:
         subprocess.run(
             ["tar", "-xzf", dist.sdist, "-C", source, "--strip-components=1"], check=True
         )
-        builder.run("make", "--directory=/srv", "deb")
+        built = builder.run("make", "--silent", "--directory=/srv", "deb")
         (made,) = (source / "dist").glob("*.deb")
+        assert built.splitlines()[-1] == f"dist/{made.name}"
+        assert len(built.splitlines()) == 2, "not what the build's programs print"
         said = builder.run(
             "lintian", "--allow-root", "--fail-on=error,warning", f"/srv/dist/{made.name}"
         )
