@@ -191,3 +191,12 @@ def test_status_without_a_database(host: Host) -> None:
     check(value, DOCUMENTED["status", "status"])
     assert value["database"]["host"] == "127.0.0.1"
     assert value["database"]["error"] and value["actions"] is None
+
+
+def test_each_check_is_listed() -> None:
+    checks = Path(__file__).parents[2] / "watcher/checks"
+    source = "".join(path.read_text() for path in checks.glob("*.py"))
+    made = set(re.findall(r'Check\(\s*"(\w+)"', source))
+    listed = PAGE.read_text().partition("### `check`: `check`")[2].partition("### ")[0]
+    assert len(made) > 15
+    assert not {name for name in made if f"`{name}`" not in listed}

@@ -217,7 +217,10 @@ def head(host: Host) -> dict[str, str]:
 
 @ONE_DATABASE
 def test_what_the_service_does(watched: Host, tmp_path: Path) -> None:
-    assert head(watched)["Service"] == f"unknown: no status_file {tmp_path / 'status.json'}"
+    assert head(watched)["Service"] == (
+        f"unknown: no status_file {tmp_path / 'status.json'}: the service does not run, or could "
+        "not write it"
+    )
     residue = watched.stage_deleted(".uc")
     watched.stage_live()
     program = watched.start()

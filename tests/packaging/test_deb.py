@@ -113,8 +113,10 @@ def deb(dist: Dist, tmp_path_factory: pytest.TempPathFactory) -> Path:
         subprocess.run(
             ["tar", "-xzf", dist.sdist, "-C", source, "--strip-components=1"], check=True
         )
-        run(builder, commands("install.md", "As a Debian package", 0), "/srv")
+        built = run(builder, commands("install.md", "As a Debian package", 0), "/srv")
         (made,) = (source / "dist").glob("*.deb")
+        assert built.splitlines()[-1] == f"dist/{made.name}"
+        assert "dh_" not in built, "what the build's programs print"
         said = builder.run(
             "lintian", "--allow-root", "--fail-on=error,warning", f"/srv/dist/{made.name}"
         )
@@ -282,6 +284,11 @@ def test_it_is_installed_upgraded_rolled_back_and_removed_by_pip(
     wait_for(lambda: "Listening for notifications" in log.read_text(), TIMEOUT, "the listener")
     check = commands("install.md", "Check", HOST=HOSTNAME)
     assert in_the_page(run(host, check, check=False)) == in_the_page(check.prints)
+
+    prove = commands("install.md", "Prove it", STAGING=STAGING, ID=dead)
+    run(host, prove)
+    line = prove.prints.removeprefix("INFO ").partition(" after ")[0]
+    wait_for(lambda: line in log.read_text(), TIMEOUT, line)
 
     run(host, commands("kept-or-removed.md", "Stop all removals"))
     assert show(host, "ActiveState") == ["inactive"]

@@ -96,3 +96,21 @@ def test_the_setup_of_the_demo_shows_that_it_goes_on(tmp_path: Path) -> None:
     )
     asked = (tmp_path / "asked").read_text().splitlines()
     assert asked[-2:] == ["--editable .", "--editable .[docs,mysql,postgresql,test]"]
+
+
+def test_make_deb_names_the_packages_that_a_minimal_debian_lacks(tmp_path: Path) -> None:
+    """Without dpkg-dev, whose program lists what is missing."""
+    for name in ("dirname", "mkdir", "realpath", "sh"):
+        (tmp_path / name).symlink_to(shutil.which(name) or name)
+    run = subprocess.run(
+        [SOURCE / "tools/build-deb", tmp_path / "dist"],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr.splitlines() == [
+        "dpkg-checkbuilddeps is not installed",
+        f"On Debian 13: apt-get build-dep --no-install-recommends {SOURCE}",
+    ]

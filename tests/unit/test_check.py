@@ -82,6 +82,7 @@ def test_user(number: int, owner: int | None, result: Result, found: str) -> Non
         ("cifs", WARNING),
         ("ceph", WARNING),
         ("fuse.glusterfs", WARNING),
+        ("unknown", WARNING),  # the service treats it as a network file system
     ],
 )
 def test_file_system(kind: str, result: Result) -> None:
@@ -168,6 +169,8 @@ def test_privileges_are_never_a_warning(held: Privileges, remedy: str | None) ->
     made = check_database.privileges(held)
     assert made.result is OK
     assert made.remedy is None if remedy is None else remedy in str(made.remedy)
+    # with --config-file alone the default files would no longer be read
+    assert "--config-file" not in str(made.remedy)
 
 
 @pytest.mark.parametrize(

@@ -825,18 +825,30 @@ def test_a_sweep_of_nothing_says_nothing(
     assert not [line for line in caplog.messages if "Sweep" in line]
 
 
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("nfs4", "Staging directory {} is on a network file system (nfs4)"),
+        (
+            "unknown",
+            "File system of staging directory {} unknown, treated as a network file system",
+        ),
+    ],
+)
 def test_a_network_file_system_is_logged_once(
     new_world: Callable[..., World],
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    text: str,
 ) -> None:
-    monkeypatch.setattr(staging_module, "network_type", lambda descriptor: "nfs4")
+    monkeypatch.setattr(staging_module, "network_type", lambda descriptor: kind)
     world = new_world()
     for _ in range(3):
         world.do()
     assert [line for line in caplog.messages if "irectory" in line] == [
-        f"Staging directory {world.staging} is on a network file system (nfs4): files that other "
-        "hosts write are found by notifications and sweeps only",
+        f"{text.format(world.staging)}: files that other hosts write are found by notifications "
+        "and sweeps only",
         f"Watching staging directory {world.staging}",
     ]
 

@@ -44,9 +44,10 @@ def wait_written(path: str, expected: dict[str, Any]) -> None:
 
 
 def test_from_start_to_stop(path: str, numbers: dict[str, Any]) -> None:
-    assert read(path) == (UNKNOWN, f"no status_file {path}", None)
+    cause = f"no status_file {path}: the service does not run, or could not write it"
+    assert read(path) == (UNKNOWN, cause, None)
     file = StatusFile(path, lambda: numbers)
-    assert read(path) == (UNKNOWN, f"no status_file {path}", None)
+    assert read(path) == (UNKNOWN, cause, None)
     file.start()
     assert read(path).state == RUNNING
     for number in range(3):

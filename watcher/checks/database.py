@@ -12,6 +12,7 @@ from oslo_config import cfg
 
 from watcher.checks.result import Check, Result
 from watcher.conf import database_url, staging_path
+from watcher.config_files import OWN_DIRECTORY
 from watcher.database.images import Images, ImageState
 from watcher.database.server import Server
 from watcher.database.url import target
@@ -182,8 +183,8 @@ def privileges(held: Privileges) -> Check:
         "privileges",
         Result.OK,
         "its user can also write, as Glance's does; the watcher only reads",
-        f"to give it less: {grant}; and [database] connection with that user in a --config-file "
-        "of the watcher's own",
+        f"to give it less: {grant}; and [database] connection with that user in the watcher's "
+        f"own file in {OWN_DIRECTORY}",
     )
 
 

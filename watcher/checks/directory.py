@@ -19,7 +19,7 @@ from oslo_config import cfg
 from watcher.checks.result import Check, Result
 from watcher.errors import ConfigError
 from watcher.staging.directory import Staging
-from watcher.staging.mounts import NETWORK, mount_type, private_tmp
+from watcher.staging.mounts import NETWORK, UNKNOWN, mount_type, private_tmp
 from watcher.staging.places import own_staging_path
 from watcher.triggers.directory_watch import DirectoryWatch
 from watcher.workqueue import WorkQueue
@@ -155,11 +155,13 @@ def removal(access: Access) -> Check:
 
 def file_system(kind: str) -> Check:
     """Whether file events report all that is written there."""
-    if kind in NETWORK:
+    if kind in NETWORK or kind == UNKNOWN:
         return Check(
             "file_system",
             Result.WARNING,
-            f"{kind} is shared: no file event reports what other hosts write",
+            "type unknown, treated as a network file system"
+            if kind == UNKNOWN
+            else f"{kind} is shared: no file event reports what other hosts write",
             "nothing, if each host has a directory of its own there; else notifications and "
             "sweeps do the work: keep [staging_watcher] sweep_interval short",
         )

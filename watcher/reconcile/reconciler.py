@@ -18,7 +18,7 @@ from watcher.errors import DatabaseError
 from watcher.reconcile.cleaner import Cleaner, Outcome, Pass, Progress, Step
 from watcher.reconcile.planner import recheck_delay
 from watcher.staging.directory import DirectoryReplacedError, Identity, Staging
-from watcher.staging.mounts import private_tmp
+from watcher.staging.mounts import UNKNOWN, private_tmp
 from watcher.stats import Tally, Trigger
 from watcher.threads import RENEW_INTERVAL
 from watcher.units import counted, human_size
@@ -411,7 +411,14 @@ class Reconciler:
         changed, self._known = identity != self._known, identity
         if changed:
             self._sweep = None
-            if self._staging.network is not None:
+            if self._staging.network == UNKNOWN:
+                LOG.info(
+                    "File system of staging directory %s unknown, treated as a network file "
+                    "system: files that other hosts write are found by notifications and sweeps "
+                    "only",
+                    self._staging.path,
+                )
+            elif self._staging.network is not None:
                 LOG.info(
                     "Staging directory %s is on a network file system (%s): files that other hosts "
                     "write are found by notifications and sweeps only",

@@ -151,7 +151,8 @@ def read(path: str) -> ServiceState:
     try:
         running = _is_held(f"{path}.lock")
     except FileNotFoundError:
-        return ServiceState(UNKNOWN, f"no status_file {path}", None)
+        cause = f"no status_file {path}: the service does not run, or could not write it"
+        return ServiceState(UNKNOWN, cause, None)
     except OSError as error:
         return ServiceState(UNKNOWN, f"{path}: {error.strerror}", None)
     try:
