@@ -27,6 +27,7 @@ class Authority:
         _openssl(
             *("req", "-x509", "-nodes", "-newkey", "rsa:2048", "-days", "2"),
             *("-subj", f"/CN={name}", "-keyout", self._key, "-out", self.certificate),
+            *("-addext", "keyUsage=critical,keyCertSign,cRLSign"),  # Python 3.13 wants it said
         )
 
     def issue(

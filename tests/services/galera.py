@@ -41,6 +41,9 @@ class GaleraNode(MariaDB):
             "--binlog-format=ROW",
             "--innodb-autoinc-lock-mode=2",
             "--wsrep-on=ON",
+            # From MariaDB 11.4 on it is there, and turns some of the provider's options into
+            # variables, and the others into nothing.
+            "--loose-plugin-wsrep-provider=OFF",
             f"--wsrep-provider={PROVIDER}",
             f"--wsrep-provider-options={';'.join(f'{k}={v}' for k, v in provider.items())}",
             f"--wsrep-cluster-address={address}",
@@ -74,11 +77,7 @@ class GaleraNode(MariaDB):
 
     def set_provider(self, option: str, value: object) -> None:
         """Change an option of Galera's own."""
-        try:
-            self.ask(f"SET GLOBAL wsrep_provider_options = '{option}={value}'")
-        except pymysql.OperationalError:  # from MariaDB 11.4 on each one is a variable
-            name = option.replace(".", "_")
-            self.ask(f"SET GLOBAL wsrep_provider_{name} = {value}")
+        self.ask(f"SET GLOBAL wsrep_provider_options = '{option}={value}'")
 
     def lock(self) -> None:
         """Hold a lock on all tables as a backup does; the node applies nothing, and answers."""

@@ -13,6 +13,8 @@ from threading import Thread
 
 from .ports import LOOPBACK, free_port
 
+CLIENT_SSL = 0x0800
+
 Rows = list[bytes]
 Cut = Callable[[Rows], Rows]
 
@@ -101,9 +103,10 @@ class RowProxy:
 
     async def _mariadb(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # Its greeting and the answer to the login come before any answer to a query.
-        for _ in range(2):
-            writer.write(_packed(*await _packet(reader)))
-            await writer.drain()
+        number, greeting = await _packet(reader)
+        writer.write(_packed(number, _without_tls(greeting)))
+        writer.write(_packed(*await _packet(reader)))
+        await writer.drain()
         while True:
             number, first = await _packet(reader)
             if first[:1] in (b"\x00", b"\xff"):  # OK or an error
@@ -133,6 +136,14 @@ async def _packet(reader: asyncio.StreamReader) -> tuple[int, bytes]:
 
 def _packed(number: int, payload: bytes) -> bytes:
     return len(payload).to_bytes(3, "little") + bytes([number & 255]) + payload
+
+
+def _without_tls(greeting: bytes) -> bytes:
+    """A greeting by which the server has no TLS, which MariaDB has by default from 11.4 on."""
+    # protocol, version, 0, thread (4), salt (8), 0, capabilities
+    place = greeting.index(b"\0", 1) + 1 + 4 + 8 + 1
+    flags = int.from_bytes(greeting[place : place + 2], "little") & ~CLIENT_SSL
+    return greeting[:place] + flags.to_bytes(2, "little") + greeting[place + 2 :]
 
 
 def _is_end(payload: bytes) -> bool:
