@@ -6,12 +6,14 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from unittest import mock
 
 from benchmarks.simulation import costs
 from benchmarks.simulation.host import Database, Disk, Host
 from benchmarks.simulation.timeline import Line, Timeline
 from watcher import backoff
+from watcher.reconcile import cleaner, reconciler
 from watcher.triggers.listener import RECONNECT_SPREAD, SWEEP_SPREAD
 from watcher.workqueue import File, Sweep
 
@@ -148,9 +150,8 @@ class Bus:
 class Cloud:
     """Hosts, bus and database; Glance stages files and deletes images at random."""
 
-    def __init__(self, scenario: Scenario) -> None:
-        self._scenario = scenario
-        self._timeline = Timeline()
+    def __init__(self, scenario: Scenario, timeline: Timeline) -> None:
+        self._scenario, self._timeline = scenario, timeline
         self._database = Database(self._timeline, scenario.lag)
         self._random = random.Random(scenario.seed)
         self._residue: dict[str, float] = {}  # since when, by name
@@ -290,8 +291,9 @@ def simulate(scenario: Scenario) -> Figures:
     state = random.getstate()
     random.seed(scenario.seed)
     try:
-        with in_step() if not scenario.jitter else nullcontext():
-            return Cloud(scenario).run()
+        timeline = Timeline()
+        with in_step() if not scenario.jitter else nullcontext(), on_time(timeline):
+            return Cloud(scenario, timeline).run()
     finally:
         random.setstate(state)
 
@@ -303,4 +305,12 @@ def in_step() -> Iterator[None]:
         mock.patch.object(backoff, "around", lambda seconds, share: seconds),
         mock.patch.object(backoff, "within", lambda seconds: 0.0),
     ):
+        yield
+
+
+@contextmanager
+def on_time(timeline: Timeline) -> Iterator[None]:
+    """With the simulated time where the watcher's cleaning measures what it takes."""
+    clock = SimpleNamespace(monotonic=lambda: timeline.now)
+    with mock.patch.object(cleaner, "time", clock), mock.patch.object(reconciler, "time", clock):
         yield

@@ -426,6 +426,15 @@ def test_a_broker_that_refuses(new_host: Callable[..., Host], vhost: Vhost) -> N
 
 
 @on_sqlite
+def test_without_a_transport_url(new_host: Callable[..., Host]) -> None:
+    report = Report(new_host(transport_url="rabbit://"))  # oslo.messaging's default
+    if report["broker"][0] == "ok":
+        pytest.skip("a broker serves on the default port")
+    assert "the default, since no transport_url is set" in report["broker"][1]
+    assert report.remedy("broker") == "set transport_url to Glance's"
+
+
+@on_sqlite
 def test_one_broker_of_several_is_down(new_host: Callable[..., Host], vhost: Vhost) -> None:
     good = re.sub("^rabbit://(.*)/.*", r"\1", vhost.url)
     bad = good.replace(str(vhost.broker.port), "1")

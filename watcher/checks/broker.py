@@ -28,6 +28,7 @@ _NEVER_MADE = {"exchange": {"alternate-exchange": 0}, "queue": {"x-max-age": 0}}
 # by a pattern of the cause
 _REMEDIES = {
     r"ssl_\w+_file": "correct the option, or let the user that runs the watcher read the file",
+    r"no transport_url is set": "set transport_url to Glance's",
     r"transport_url": "correct transport_url",
     r"\(403\)|Login was refused": "correct user and password in transport_url",
     r"vhost .* not found": "correct the virtual host at the end of transport_url",
@@ -166,6 +167,8 @@ def _connect(transport: Any, url: Any) -> tuple[list[Attempt], Connection | None
             connection.connect()
         except Exception as error:  # noqa: BLE001 - drivers raise what their libraries raise
             cause = broker.unusable(transport) or broker.why_not_connected(error)
+            if not url.hosts:
+                cause += "; the default, since no transport_url is set"
             attempts.append(Attempt(address, cause))
             connection.release()
             continue
