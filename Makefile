@@ -2,7 +2,8 @@
 
 PYTHON ?= python3
 CONFIG ?=
-TESTS ?= tests/unit tests/model tests/functional tests/docs tests/packaging tests/simulation tests/test_services.py
+# The long ones first, so that no worker is left with one at the end.
+TESTS ?= tests/packaging tests/test_services.py tests/model tests/functional tests/docs tests/simulation tests/unit
 PYTEST_ARGS ?=
 WORKERS ?= 5
 SUDO ?=
