@@ -21,7 +21,8 @@ from watcher.stats import Stats, Tally, Trigger
 
 LOG = log.getLogger(__name__)
 
-FILES_PER_STEP = 1000  # looked up together
+FILES_PER_STEP = 1000  # looked up together in a sweep
+EVENTS_PER_STEP = 100  # of those that events report: a newer one waits for a step at most
 STEP_TIME = 0.01  # seconds in which their status is taken
 MAX_DECISION_AGE = 2.0  # seconds; older decisions are made again
 MAX_FAILURES = 20  # removals that failed, logged as an ERROR from one sweep to the next
@@ -177,6 +178,7 @@ class Pass:
     ) -> None:
         self._cleaner, self._planner, self._names = cleaner, cleaner.planner, iter(names)
         self._trigger, self._count, self._since = trigger, count, since
+        self._per_step = FILES_PER_STEP if trigger is Trigger.SWEEP else EVENTS_PER_STEP
         self._notified = notified
         self.outcome = Outcome()
         self._published = Tally()
@@ -246,11 +248,11 @@ class Pass:
 
     def _look(self) -> dict[str, Look]:
         if not self._pending:
-            self._pending.extend(itertools.islice(self._names, FILES_PER_STEP))
+            self._pending.extend(itertools.islice(self._names, self._per_step))
         if not self._pending and self._held:
             held, self._held = self._held, None
             self._names = iter(held)
-            self._pending.extend(itertools.islice(self._names, FILES_PER_STEP))
+            self._pending.extend(itertools.islice(self._names, self._per_step))
         looks: dict[str, Look] = {}
         deadline = time.monotonic() + STEP_TIME
         for name in self._pending:
