@@ -642,6 +642,21 @@ def test_a_step_takes_a_bounded_time(host: Host, monkeypatch: pytest.MonkeyPatch
     assert done == [0, 0, 0, 3, 3, 3, 6, 6, 6, 9, 9, 9, 10]
 
 
+def test_fewer_files_that_events_report_are_looked_up_together(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cleaner_module, "EVENTS_PER_STEP", 2)
+    names = [f"x{number}" for number in range(5)]
+    host.stage(*names)
+    with host.staging:
+        of_events = host.cleaner().clean(reported(*names), Trigger.FILE_EVENT)
+        done = [step.done for step in of_events.steps() if isinstance(step, Progress)]
+        of_sweep = host.cleaner().sweep()
+        at_once = [step.done for step in of_sweep.steps() if isinstance(step, Progress)]
+    assert done == [0, 0, 0, 2, 2, 2, 4, 4, 4, 5]
+    assert at_once == [0, 0, 0, 5]
+
+
 @pytest.mark.parametrize("batch", [1, 3, 7, 8])
 def test_a_huge_directory_is_swept_in_batches(
     host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, batch: int
