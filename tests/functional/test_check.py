@@ -206,7 +206,7 @@ def test_the_database_of_another_glance(host: Host) -> None:
     )
     assert "is it this Glance's database?" in report.remedy("witness")
     host.stage_deleted()
-    assert Report(host)["witness"] == ("ok", "1 of 3 image files have a row")
+    assert Report(host)["witness"] == ("ok", "1 of 3 image files with a row")
 
 
 def test_all_is_well(new_host: Callable[..., Host], vhost: Vhost, tmp_path: Path) -> None:

@@ -612,6 +612,7 @@ def _key(name: str) -> str:
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A few files are many."""
     monkeypatch.setattr(cleaner_module, "FILES_PER_STEP", 3)
+    monkeypatch.setattr(cleaner_module, "EVENTS_PER_STEP", 3)
     monkeypatch.setattr(images_module, "IDS_PER_QUERY", 2)
     level, LOGGER.propagate = LOGGER.level, False
     LOGGER.setLevel(logging.DEBUG)

@@ -18,6 +18,7 @@ from watcher.database.server import Server
 from watcher.database.url import target
 from watcher.errors import ConfigError, DatabaseError
 from watcher.staging.names import image_id
+from watcher.units import counted
 
 MAX_STAGED = 1000  # images that are asked for
 MAX_COUNTED = 10_000  # rows that are counted; a large table would take minutes
@@ -124,7 +125,7 @@ def witness(known: int, staged: int) -> Check:
         )
     if not staged:
         return Check("witness", Result.OK, "no image file here to compare with the database")
-    return Check("witness", Result.OK, f"{known} of {staged} image files have a row")
+    return Check("witness", Result.OK, f"{known} of {counted(staged, 'image file')} with a row")
 
 
 def server(found: ServerFacts) -> Check:
