@@ -265,6 +265,10 @@ def test_it_builds_without_a_warning(html: Path) -> None:
     assert (html / "index.html").exists()
 
 
+def test_no_row_has_left_its_table(html: Path) -> None:
+    assert not [page.name for page in html.glob("*.html") if "<p>| " in page.read_text()]
+
+
 def test_every_option_has_its_reference(html: Path) -> None:
     page = (html / "configuration.html").read_text()
     assert not [opt.name for opt in watcher_opts if f"staging_watcher.{opt.name}" not in page]
