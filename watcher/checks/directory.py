@@ -19,7 +19,7 @@ from oslo_config import cfg
 from watcher.checks.result import Check, Result
 from watcher.errors import ConfigError
 from watcher.staging.directory import Staging
-from watcher.staging.mounts import NETWORK, UNKNOWN, mount_type, private_tmp
+from watcher.staging.mounts import UNKNOWN, may_be_shared, mount_type, private_tmp
 from watcher.staging.places import own_staging_path
 from watcher.triggers.directory_watch import DirectoryWatch
 from watcher.workqueue import WorkQueue
@@ -155,7 +155,7 @@ def removal(access: Access) -> Check:
 
 def file_system(kind: str) -> Check:
     """Whether file events report all that is written there."""
-    if kind in NETWORK or kind == UNKNOWN:
+    if may_be_shared(kind):
         return Check(
             "file_system",
             Result.WARNING,

@@ -44,7 +44,12 @@ def network_type(descriptor: int) -> str | None:
         kind = mount_type(descriptor)
     except OSError:  # without /proc, or without a free descriptor
         return UNKNOWN
-    return kind if kind in NETWORK or kind == UNKNOWN else None
+    return kind if may_be_shared(kind) else None
+
+
+def may_be_shared(kind: str) -> bool:
+    """Whether other hosts may write to a file system of that type; of an unknown one they may."""
+    return kind in NETWORK or kind == UNKNOWN
 
 
 class Mount(NamedTuple):
