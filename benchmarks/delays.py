@@ -169,11 +169,10 @@ def _beside_bursts(site: Site, count: int) -> Iterator[float]:
     watching = Watching(site, count, live=bursts * BURST, transport=transport)
     GlanceNotifier(transport).close()
     broker = site.server(RabbitMQ)
-    database = watching.database
     staged = [entry.name for entry in os.scandir(watching.staging)]
 
     def delete() -> None:
-        images = Images(database)
+        images = Images(watching.database)
         for start in range(0, len(staged), BURST):
             names = staged[start : start + BURST]
             images.delete(*names)
