@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from tests.functional.host import GlanceNotifier, Host
+from tests.functional.program import Program
 from tests.services import Images, RabbitMQ
 
 TOGETHER = 10  # hosts that end at once; more would take the processor from each other
@@ -36,6 +37,12 @@ def new_host(
 
     yield make
     close_together(hosts)
+
+
+@pytest.fixture
+def executed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hosts execute the program: what it costs is that of the installed one."""
+    monkeypatch.setattr(Host, "program", Program)
 
 
 @pytest.fixture

@@ -26,6 +26,8 @@ from tests.functional.program import PROGRAM, Program
 from tests.services import Database, MariaDB, PostgreSQL, wait_for
 from tests.services.ports import free_port
 
+pytestmark = pytest.mark.usefixtures("executed")
+
 SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 SERVERS = pytest.mark.parametrize("database_url", ["mariadb", "postgresql"], indirect=True)
 

@@ -373,6 +373,7 @@ def send_headers(port: int, size: int) -> None:
         client.recv(65536)
 
 
+@pytest.mark.usefixtures("executed")
 def test_hostile_clients_cost_no_memory(host: Host, port: int) -> None:
     """20 clients with as many headers as the standard library takes, 6 MiB each."""
     program = host.start()

@@ -154,6 +154,7 @@ def test_two_watchers_on_one_directory(new_host: Callable[..., Host]) -> None:
 
 
 @pytest.mark.large
+@pytest.mark.usefixtures("executed")
 def test_descriptors_and_memory_stay_flat_over_100_000_events(
     new_host: Callable[..., Host], rabbitmq: object, notifier: GlanceNotifier
 ) -> None:
