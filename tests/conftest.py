@@ -5,7 +5,6 @@ Beside other pytest-xdist workers each worker has servers of its own, since test
 pause them.
 """
 
-import itertools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -15,14 +14,13 @@ from typing import TypeVar
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.services import Database, Images, MariaDB, PostgreSQL, RabbitMQ, Server
+from tests.services import Database, Images, MariaDB, PostgreSQL, RabbitMQ, Server, unique_name
 
 S = TypeVar("S", bound=Server)
 
 SERVERS = ("rabbitmq", "mariadb", "postgresql")
 LARGE_TIMEOUT = 1200.0  # seconds
 
-_numbers = itertools.count(1)
 
 # A busy machine is no failure.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -65,7 +63,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'glance.sqlite'}"
     server = request.getfixturevalue(request.param)
     assert isinstance(server, Database)
-    name = f"glance_{next(_numbers)}"
+    name = unique_name("glance")
     server.create_database(name)
     return server.url(name)
 

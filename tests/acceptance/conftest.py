@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clouds to test in, and the table of what was measured."""
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +12,7 @@ from tests.acceptance.environment import Environment
 from tests.acceptance.source import Source
 from tests.acceptance.timings import TIMINGS
 from tests.conftest import mariadb, rabbitmq  # noqa: F401
-from tests.services import MariaDB, RabbitMQ
-
-_numbers = itertools.count(1)
+from tests.services import MariaDB, RabbitMQ, unique_name
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -77,7 +74,7 @@ class SiteMaker:
     def __call__(self, name: str, *, multi_store: bool, sqlite: bool = False) -> tuple[Site, Path]:
         """A site, and the directory for its hosts."""
         directory = self._directories.mktemp(name)
-        unique = f"glance_{next(_numbers)}"
+        unique = unique_name("glance")
         self._broker.add_vhost(unique)
         url = f"sqlite:///{directory / 'glance.sqlite'}"
         if not sqlite:

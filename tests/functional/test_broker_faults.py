@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Faults of the broker: what happens, what the operator sees, and that nothing is left behind."""
 
-import itertools
 import json
 import os
 import re
@@ -16,7 +15,7 @@ import pytest
 
 from tests.functional.host import GlanceNotifier, Host, new_id
 from tests.functional.program import SECRET, Program
-from tests.services import RabbitMQ, TcpProxy, wait_for
+from tests.services import RabbitMQ, TcpProxy, unique_name, wait_for
 from tests.services.refusing_proxy import RefusingProxy
 
 INFO = "notifications.info"
@@ -37,7 +36,6 @@ LOGIN_REFUSED = LOST + (
 )
 
 _LINE = re.compile(r"[-0-9]+ [:.0-9]+ [0-9]+ ([A-Z]+) ([^ ]+) \[[^]]*\] (.*)")
-_numbers = itertools.count(1)
 
 
 @pytest.fixture
@@ -69,7 +67,7 @@ def broker(own_broker: RabbitMQ) -> RabbitMQ:
 @pytest.fixture
 def vhost(broker: RabbitMQ) -> str:
     """An empty virtual host."""
-    name = f"vhost{next(_numbers)}"
+    name = unique_name("vhost")
     broker.add_vhost(name)
     return name
 
@@ -271,7 +269,7 @@ class Refusal:
 
     def __init__(self, broker: RabbitMQ) -> None:
         self.broker = broker
-        self.name = f"other{next(_numbers)}"
+        self.name = unique_name("other")
         self.password = f"{SECRET}-{self.name}"
 
     def repair(self) -> None:
@@ -423,7 +421,7 @@ def test_declared_otherwise_before(
     declare: Callable[[amqp.Channel, list[str]], None],
     argument: str,
 ) -> None:
-    queues = [f"other{next(_numbers)}" for _ in range(2)]
+    queues = [unique_name("other") for _ in range(2)]
     pools = iter(queues)
 
     def with_pool(**options: str) -> Host:

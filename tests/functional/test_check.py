@@ -3,7 +3,6 @@
 
 import asyncio
 import contextlib
-import itertools
 import json
 import os
 import re
@@ -24,7 +23,7 @@ from tests.functional.program import AS_NOBODY, PROGRAM, SECRET
 from tests.functional.terminal import COLOUR, Terminal
 from tests.functional.test_formats import DOCUMENTED, PAGE
 from tests.functional.test_formats import check as check_fields
-from tests.services import Database, Images, RabbitMQ, TcpProxy, namespaces, wait_for
+from tests.services import Database, Images, RabbitMQ, TcpProxy, namespaces, unique_name, wait_for
 from tests.services.ports import free_port
 from watcher import conf
 from watcher.checks import broker as check_broker
@@ -35,8 +34,6 @@ STATUS_PROGRAM = PROGRAM.with_name("glance-staging-watcher-status")
 RESULTS = ("ok", "warning", "failure")
 DIRECTORY = ["directory", "removal", "file_system", "file_events"]
 WITHOUT_OVERRIDE = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--"]
-
-_numbers = itertools.count(1)
 
 
 class Report:
@@ -149,7 +146,7 @@ class Vhost:
     """A virtual host of the broker, with what there is in it."""
 
     def __init__(self, broker: RabbitMQ) -> None:
-        self.broker, self.name = broker, f"check{next(_numbers)}"
+        self.broker, self.name = broker, unique_name("check")
         broker.add_vhost(self.name)
 
     @property
@@ -378,7 +375,7 @@ def test_the_service_yields_to_an_exchange_that_is_not_durable(
 def test_a_queue_that_nothing_reads_and_one_that_two_read(
     new_host: Callable[..., Host], vhost: Vhost
 ) -> None:
-    pool = f"pool{next(_numbers)}"
+    pool = unique_name("pool")
     hosts = [new_host(transport_url=vhost.url, watcher=f"pool = {pool}") for _ in range(2)]
     first = hosts[0].start()
     first.wait_for_line("Listening for notifications")
@@ -401,7 +398,7 @@ def test_a_queue_that_nothing_reads_and_one_that_two_read(
 
 @on_sqlite
 def test_a_broker_that_refuses(new_host: Callable[..., Host], vhost: Vhost) -> None:
-    broker, name = vhost.broker, f"check{next(_numbers)}"
+    broker, name = vhost.broker, unique_name("check")
     broker.add_user(name, SECRET, vhost.name, configure="^$")
     with broker.channel(vhost.name) as channel:
         channel.exchange_declare("glance", "topic", durable=False, auto_delete=False)
@@ -521,7 +518,7 @@ def server(request: pytest.FixtureRequest) -> Database:
 @pytest.fixture
 def server_host(tmp_path: Path, server: Database) -> Iterator[tuple[Host, str]]:
     """A host, and the name of its database, which has Glance's table with one row."""
-    name = f"check_{next(_numbers)}"
+    name = unique_name("check")
     server.create_database(name)
     images = Images(server.url(name))
     images.create_table()
@@ -542,7 +539,7 @@ def test_a_user_who_can_only_read(server: Database, server_host: tuple[Host, str
         r"GRANT SELECT \(id, deleted, status\) ON .* TO [^;]*", report.remedy("privileges")
     )
     assert grant is not None
-    reader = f"reader_{next(_numbers)}"
+    reader = unique_name("reader")
     server.add_reader(reader, SECRET, name)
     server.execute(re.sub("'?staging_watcher('@'%')?", reader, grant[0]), name)
     host.configure(database_url=server.url(name, reader, SECRET))

@@ -8,7 +8,6 @@ when the bus was lost; only what Glance itself didn't report waits for the next 
 """
 
 import collections
-import itertools
 import json
 import os
 import re
@@ -23,7 +22,7 @@ import pytest
 
 from tests.functional.host import GlanceNotifier, Host, new_id
 from tests.functional.test_broker_faults import BACK, LISTENING, said, wait_said
-from tests.services import RabbitMQ, wait_for
+from tests.services import RabbitMQ, unique_name, wait_for
 from tests.services.rabbitmq import RabbitMQNode
 from tests.services.rabbitmq_cluster import RabbitMQCluster
 
@@ -44,8 +43,6 @@ FAULTS = f"(\n{LOST}\n{BACK})+"  # a node that a client is on again may not be r
 CLASSIC = ""
 DURABLE = "?amqp_durable_queues=true"
 QUORUM = "?rabbit_quorum_queue=true"
-
-_numbers = itertools.count(1)
 
 
 @pytest.fixture
@@ -181,7 +178,7 @@ class Scene:
         queues: str,
         sweep_interval: int,
     ) -> None:
-        vhost = f"vhost{next(_numbers)}"
+        vhost = unique_name("vhost")
         cluster.nodes[0].add_vhost(vhost)
         url = cluster.url(vhost) + queues
         self._audit = directory / "audit"

@@ -5,7 +5,6 @@ All that goes here goes by a notification: the files are staged before the start
 images live, so neither the first sweep nor a file event removes them, and no other sweep comes.
 """
 
-import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from tests.functional.host import GlanceNotifier, Host, new_id
-from tests.services import Images, MariaDB, RabbitMQ, wait_for
+from tests.services import Images, MariaDB, RabbitMQ, unique_name, wait_for
 from watcher.reconcile.reconciler import PROOF_INTERVAL
 
 pytestmark = pytest.mark.large
@@ -35,13 +34,11 @@ TRANSIENT = (
     "&rabbit_stream_fanout=true&rabbit_qos_prefetch_count=10"
 )
 
-_numbers = itertools.count(1)
-
 
 @pytest.fixture
 def database_url(mariadb: MariaDB) -> Iterator[str]:
     """A server that counts the statements of each user."""
-    name = f"many_hosts_{next(_numbers)}"
+    name = unique_name("many_hosts")
     mariadb.create_database(name)
     mariadb.execute("SET GLOBAL userstat = 1")
     yield mariadb.url(name)
@@ -51,7 +48,7 @@ def database_url(mariadb: MariaDB) -> Iterator[str]:
 @pytest.fixture
 def vhost(rabbitmq: RabbitMQ) -> Iterator[str]:
     """An empty virtual host, whose queues don't outlive the test."""
-    name = f"many-hosts-{next(_numbers)}"
+    name = unique_name("many-hosts")
     rabbitmq.add_vhost(name)
     yield name
     rabbitmq.ctl("delete_vhost", name)
@@ -74,7 +71,7 @@ class Crowd:
         self._mariadb = mariadb
         self.hosts: dict[str, Host] = {}
         for _ in range(count):
-            user, host = f"host{next(_numbers)}", new_host()
+            user, host = unique_name("host"), new_host()
             mariadb.add_reader(user, mariadb.password, database)
             host.configure(
                 database_url=mariadb.url(database, user),

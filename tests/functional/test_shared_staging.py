@@ -2,7 +2,6 @@
 """Several hosts with one staging directory on a real network file system (sshfs): the real program
 on each, a real broker and a real database."""
 
-import itertools
 import json
 import os
 import re
@@ -15,7 +14,7 @@ import pytest
 
 from tests.functional.host import GlanceNotifier, Host, new_id
 from tests.functional.program import Program
-from tests.services import Images, MariaDB, RabbitMQ, wait_for
+from tests.services import Images, MariaDB, RabbitMQ, unique_name, wait_for
 from tests.services.sshfs import Mount, Share, shared
 from watcher.staging.mounts import NETWORK, mount_type
 
@@ -24,13 +23,11 @@ TIMEOUT = 60.0  # seconds
 UNCACHED = "dir_cache=no"  # else a file of another host is not seen for 20 s
 OFTEN = "sweep_interval = 1"
 
-_numbers = itertools.count(1)
-
 
 @pytest.fixture
 def database_url(mariadb: MariaDB) -> str:
     """One kind of database: it makes no difference here."""
-    name = f"shared_{next(_numbers)}"
+    name = unique_name("shared")
     mariadb.create_database(name)
     return mariadb.url(name)
 

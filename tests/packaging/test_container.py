@@ -3,7 +3,6 @@
 
 import argparse
 import contextlib
-import itertools
 import json
 import os
 import re
@@ -26,7 +25,7 @@ from tests.packaging import debian13
 from tests.packaging.conftest import SOURCE, make_site, needed, unavailable
 from tests.packaging.containers import PROGRAMS, Container, Store
 from tests.packaging.debian13 import UnavailableError
-from tests.services import Images, MariaDB, RabbitMQ, wait_for
+from tests.services import Images, MariaDB, RabbitMQ, unique_name, wait_for
 
 large = [pytest.mark.large, pytest.mark.timeout(1200)]
 
@@ -63,8 +62,6 @@ ENTRYPOINT ["dumb-init", "--single-child", "--"]
 CMD ["kolla_start"]
 USER glance
 """
-
-_numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +110,7 @@ class Glance:
     """
 
     def __init__(self, root: Path, mariadb: MariaDB, rabbitmq: RabbitMQ) -> None:
-        name = f"container{next(_numbers)}"
+        name = unique_name("container")
         mariadb.create_database(name)
         rabbitmq.add_vhost(name)
         self.root, self.rabbitmq, self.vhost = root, rabbitmq, name

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The broker's policy for the watchers' queues, and what is left to the sweep when it acts."""
 
-import itertools
 import json
 import re
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from tests.docs.pages import Commands, commands
 from tests.functional.conftest import new_host  # noqa: F401 - a fixture
 from tests.functional.host import GlanceNotifier, Host, new_id
 from tests.packaging.conftest import SOURCE
-from tests.services import RabbitMQ, wait_for
+from tests.services import RabbitMQ, unique_name, wait_for
 from watcher.conf import GROUP, load
 
 FILE = SOURCE / "etc/rabbitmq-policy.json"
@@ -23,7 +22,6 @@ TIMEOUT = 30.0  # seconds
 OPTIONS = {"classic": "", "quorum": "?rabbit_quorum_queue=true"}
 
 NewHost = Callable[..., Host]
-_numbers = itertools.count(1)
 
 
 @pytest.fixture
@@ -75,7 +73,7 @@ class Scene:
         self, broker: RabbitMQ, make_host: NewHost, url: str, kind: str, **definition: int
     ) -> None:
         self.broker = broker
-        self.vhost = f"policy{next(_numbers)}"
+        self.vhost = unique_name("policy")
         broker.add_vhost(self.vhost)
         (policy,) = json.loads(FILE.read_text())["policies"]
         arguments = policy["pattern"], json.dumps(definition or policy["definition"])

@@ -4,6 +4,7 @@
 from .database import Database
 from .images import Images
 from .mariadb import MariaDB
+from .names import unique_name
 from .postgresql import PostgreSQL
 from .proxy import TcpProxy
 from .rabbitmq import RabbitMQ
@@ -18,5 +19,6 @@ __all__ = [
     "RabbitMQ",
     "Server",
     "TcpProxy",
+    "unique_name",
     "wait_for",
 ]

@@ -3,7 +3,6 @@
 
 import ssl
 from importlib.util import find_spec
-from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -11,7 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.services import Images as GlanceImages
-from tests.services import MariaDB
+from tests.services import MariaDB, unique_name
 from watcher.database import url as url_module
 from watcher.database.images import Images
 from watcher.database.mysql import MySQL, _context
@@ -19,8 +18,6 @@ from watcher.database.postgresql import PostgreSQL
 from watcher.database.sqlite import SQLite
 from watcher.database.url import redacted, target
 from watcher.errors import ConfigError, DatabaseError
-
-_numbers = count(1)
 
 
 def arguments(url: str) -> dict[str, Any]:
@@ -241,7 +238,7 @@ def test_passwords_of_any_characters(
 ) -> None:
     kind = "mariadb" if database_url.startswith("mysql") else "postgresql"
     server = request.getfixturevalue(kind)
-    name = f"reader_{next(_numbers)}"
+    name = unique_name("reader")
     database = database_url.rpartition("/")[2]
     escaped = password.replace("'", "''")
     if isinstance(server, MariaDB):
