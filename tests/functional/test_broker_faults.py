@@ -290,7 +290,7 @@ class WrongPassword(Refusal):
 
 
 class WrongVhost(Refusal):
-    said = LOST + r"Connection.open: \(530\) NOT_ALLOWED - vhost other[0-9]+ not found"
+    said = LOST + r"Connection.open: \(530\) NOT_ALLOWED - vhost other_[0-9]+ not found"
 
     def __init__(self, broker: RabbitMQ) -> None:
         super().__init__(broker)
@@ -303,7 +303,7 @@ class WrongVhost(Refusal):
 class NoPermission(Refusal):
     said = LOST + (
         r"Exchange.declare: \(403\) ACCESS_REFUSED - (configure )?access to exchange 'glance' in "
-        "vhost '/' refused for user 'other[0-9]+'"
+        "vhost '/' refused for user 'other_[0-9]+'"
     )
 
     def __init__(self, broker: RabbitMQ) -> None:
@@ -434,7 +434,7 @@ def test_declared_otherwise_before(
     scene.program.wait_for_line("Attempt 2 to listen failed")
     mismatch = LOST + (
         rf"(Exchange|Queue).declare: \(406\) PRECONDITION_FAILED - inequivalent arg {argument} .*"
-    ).replace("watcher-.*", "other[0-9]+")
+    ).replace("watcher-.*", "other_[0-9]+")
     scene.during(mismatch)
     with broker.channel(vhost) as channel:
         for queue in queues:
