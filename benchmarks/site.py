@@ -126,11 +126,8 @@ class Site:
 
     def vhost(self) -> str:
         """URL of a new virtual host of the broker: what is sent there goes nowhere else."""
-        self._count += 1
-        name = f"site{self._count}"
         broker = self.server(RabbitMQ)
-        broker.add_vhost(name)
-        return broker.url(vhost=name)
+        return broker.url(vhost=broker.new_vhost())
 
     def configure(
         self, directory: Path, database: str, transport: str = "", watcher: str = ""

@@ -131,8 +131,7 @@ def test_database_keeps_what_was_committed(database: Database, end: str) -> None
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_broker_keeps_users_and_durable_queues(rabbitmq: RabbitMQ, end: str) -> None:
-    port, vhost = rabbitmq.port, f"kept by {end}"
-    rabbitmq.add_vhost(vhost)
+    port, vhost = rabbitmq.port, rabbitmq.new_vhost()
     rabbitmq.add_user(end, "secret", vhost, write="^only$")
     rabbitmq.ctl(
         "eval",

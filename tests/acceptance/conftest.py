@@ -75,7 +75,6 @@ class SiteMaker:
         """A site, and the directory for its hosts."""
         directory = self._directories.mktemp(name)
         unique = unique_name("glance")
-        self._broker.add_vhost(unique)
         url = f"sqlite:///{directory / 'glance.sqlite'}"
         if not sqlite:
             self._database.create_database(unique)
@@ -84,7 +83,7 @@ class SiteMaker:
             shared=directory / "shared",
             multi_store=multi_store,
             database_url=url,
-            transport_url=self._broker.url(vhost=unique),
+            transport_url=self._broker.url(vhost=self._broker.new_vhost()),
             source_port=self._source.port,
         )
         return site, directory

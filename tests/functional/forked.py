@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 SCRIPT = Path(__file__).with_name("forking.py")
 
@@ -58,12 +58,14 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
-def fork(command: list[str], environment: Mapping[str, str], output: IO[bytes]) -> Forked:
+def fork(
+    command: list[str], environment: Mapping[str, str], stdout: IO[Any], stderr: IO[Any]
+) -> Forked:
     """Fork a process that is like the executed program."""
     request = {"arguments": command, "environment": dict(environment), "directory": os.getcwd()}
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
-        descriptors = [theirs.fileno(), output.fileno()]
+        descriptors = [theirs.fileno(), stdout.fileno(), stderr.fileno()]
         requests, _ = _server()
         socket.send_fds(requests, [json.dumps(request).encode()], descriptors)
     return Forked(ours)
@@ -74,4 +76,9 @@ def _server() -> tuple[socket.socket, "subprocess.Popen[bytes]"]:
     """It ends when the socket is closed: with the tests."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
-        return ours, subprocess.Popen([sys.executable, SCRIPT], stdin=theirs.fileno())
+        process = subprocess.Popen(
+            [sys.executable, SCRIPT],
+            stdin=theirs.fileno(),
+            stdout=subprocess.DEVNULL,  # Python buffers as it does for a file
+        )
+        return ours, process

@@ -2,8 +2,8 @@
 """Imports the program once, and runs it in a forked process for each request: a script.
 
 It is handed a socket as its standard input. A request is JSON (arguments, environment, working
-directory) with two descriptors: a socket for the process's id and then its wait status, and the
-process's output. Without further requests it ends.
+directory) with three descriptors: a socket for the process's id and then its wait status, and the
+process's stdout and stderr. Without further requests it ends.
 """
 
 import json
@@ -20,7 +20,7 @@ def serve(requests: socket.socket) -> None:
     """Fork at each request; return in the process that is to be the program."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
-        request, descriptors, _, _ = socket.recv_fds(requests, LONGEST, 2)
+        request, descriptors, _, _ = socket.recv_fds(requests, LONGEST, 3)
         if not request:
             sys.exit()
         if os.fork() == 0:
@@ -28,12 +28,12 @@ def serve(requests: socket.socket) -> None:
         for descriptor in descriptors:
             os.close(descriptor)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    report, output = descriptors
+    report, stdout, stderr = descriptors
     if (pid := os.fork()) != 0:
         tell(socket.socket(fileno=report), pid)
     os.dup2(os.open(os.devnull, os.O_RDONLY), requests.detach())
-    os.dup2(output, 1)
-    os.dup2(output, 2)
+    os.dup2(stdout, 1)
+    os.dup2(stderr, 2)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     become(**json.loads(request))
 

@@ -7,10 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from tests.functional.forked import Forked, fork
 from tests.services.waiting import wait_for
@@ -23,9 +24,9 @@ AS_NOBODY = [
     "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
     "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search", "--",
 ]  # fmt: skip
-# Some variables have their effect before main().
+# Some variables have their effect before main(); these don't.
 ENVIRONMENT = dict(os.environ)
-CHANGING = {"NOTIFY_SOCKET", "PYTEST_CURRENT_TEST"}
+LATER = {"COLUMNS", "NOTIFY_SOCKET", "OS_GLANCE_CONFIG_DIR", "PYTEST_CURRENT_TEST"}
 READY_TIMEOUT = 90.0  # seconds
 STOP_TIMEOUT = 15.0  # seconds: on a busy machine, three times what the program promises
 
@@ -33,15 +34,37 @@ STOP_TIMEOUT = 15.0  # seconds: on a busy machine, three times what the program 
 @cache
 def help_of(command: str, columns: int = 200) -> str:
     """What ``--help`` of a command prints at this width; "" is the service."""
-    run = subprocess.run(
-        [PROGRAM, *command.split(), "--help"],
-        env=os.environ | {"COLUMNS": str(columns)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+    run = run_program(*command.split(), "--help", environment={"COLUMNS": str(columns)})
+    assert run.returncode == 0
     return run.stdout
+
+
+def run_program(
+    *arguments: str | Path, environment: Mapping[str, str] | None = None, timeout: float = 60.0
+) -> "subprocess.CompletedProcess[str]":
+    """Run the program to its end, without the time that importing takes.
+
+    :param environment: variables, in addition to ours
+    """
+    command = [str(PROGRAM), *map(str, arguments)]
+    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+        process = start(command, os.environ | dict(environment or {}), stdout, stderr)
+        code = process.wait(timeout)
+        stdout.seek(0)
+        stderr.seek(0)
+        return subprocess.CompletedProcess(command, code, stdout.read(), stderr.read())
+
+
+def start(
+    command: list[str], environment: Mapping[str, str], stdout: IO[Any], stderr: IO[Any]
+) -> "subprocess.Popen[bytes] | Forked":
+    """Fork the program from a process that has imported it; execute it where that would differ."""
+    own = {name for name, _ in environment.items() ^ ENVIRONMENT.items()} - LATER
+    if own or command[0] != str(PROGRAM) or "COVERAGE_PROCESS_CONFIG" in environment:
+        return subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr
+        )
+    return fork(command, environment, stdout, stderr)
 
 
 def problems(stderr: str) -> str:
@@ -156,7 +179,4 @@ class PreloadedProgram(Program):
     def _execute(
         self, command: list[str], environment: Mapping[str, str], output: IO[bytes]
     ) -> "subprocess.Popen[bytes] | Forked":
-        own = {name for name, _ in environment.items() ^ ENVIRONMENT.items()} - CHANGING
-        if own or self.command != (str(PROGRAM),) or "COVERAGE_PROCESS_CONFIG" in environment:
-            return super()._execute(command, environment, output)
-        return fork(command, environment, output)
+        return start(command, environment, output, output)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.functional.host import GlanceNotifier, Host, new_id
-from tests.functional.program import PROGRAM
+from tests.functional.program import run_program
 from tests.functional.test_configuration import refused
 from tests.services import RabbitMQ
 from tests.services.waiting import wait_for
@@ -166,13 +166,7 @@ def test_the_services_user_cannot_direct_a_sweep_by_root(
 
 
 def history(host: Host, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [PROGRAM, "history", "--config-file", host.config_file, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_program("history", "--config-file", host.config_file, *arguments)
 
 
 def test_history(host: Host, database_url: str) -> None:

@@ -67,9 +67,7 @@ def broker(own_broker: RabbitMQ) -> RabbitMQ:
 @pytest.fixture
 def vhost(broker: RabbitMQ) -> str:
     """An empty virtual host."""
-    name = unique_name("vhost")
-    broker.add_vhost(name)
-    return name
+    return broker.new_vhost()
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import amqp
 import pytest
 
 from tests.functional.host import Host, new_id
-from tests.functional.program import AS_NOBODY, PROGRAM, SECRET
+from tests.functional.program import AS_NOBODY, PROGRAM, SECRET, run_program
 from tests.functional.terminal import COLOUR, Terminal
 from tests.functional.test_formats import DOCUMENTED, PAGE
 from tests.functional.test_formats import check as check_fields
@@ -77,14 +77,18 @@ class Report:
 def execute(
     command: list[str], host: Host, *arguments: str, **environment: str
 ) -> "subprocess.CompletedProcess[str]":
-    run = subprocess.run(
-        [*command, "--config-file", str(host.config_file), *arguments],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    arguments = ("--config-file", str(host.config_file), *arguments)
+    if command[0] == str(PROGRAM):
+        run = run_program(*command[1:], *arguments, environment=environment, timeout=120)
+    else:
+        run = subprocess.run(
+            [*command, *arguments],
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
     for output in (run.stdout, run.stderr):
         assert SECRET not in output and "Traceback" not in output, output
     return run
@@ -146,8 +150,7 @@ class Vhost:
     """A virtual host of the broker, with what there is in it."""
 
     def __init__(self, broker: RabbitMQ) -> None:
-        self.broker, self.name = broker, unique_name("check")
-        broker.add_vhost(self.name)
+        self.broker, self.name = broker, broker.new_vhost()
 
     @property
     def url(self) -> str:

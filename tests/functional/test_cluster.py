@@ -22,7 +22,7 @@ import pytest
 
 from tests.functional.host import GlanceNotifier, Host, new_id
 from tests.functional.test_broker_faults import BACK, LISTENING, said, wait_said
-from tests.services import RabbitMQ, unique_name, wait_for
+from tests.services import RabbitMQ, wait_for
 from tests.services.rabbitmq import RabbitMQNode
 from tests.services.rabbitmq_cluster import RabbitMQCluster
 
@@ -178,8 +178,7 @@ class Scene:
         queues: str,
         sweep_interval: int,
     ) -> None:
-        vhost = unique_name("vhost")
-        cluster.nodes[0].add_vhost(vhost)
+        vhost = cluster.nodes[0].new_vhost()
         url = cluster.url(vhost) + queues
         self._audit = directory / "audit"
         self._cluster = cluster

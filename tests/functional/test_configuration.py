@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.functional.host import Host, new_id
-from tests.functional.program import PROGRAM, SECRET
+from tests.functional.program import PROGRAM, SECRET, run_program
 
 
 @pytest.fixture
@@ -25,9 +25,7 @@ def database_url(tmp_path: Path) -> str:
 
 def refused(*arguments: str) -> str:
     """The one line with which the program ends."""
-    run = subprocess.run(
-        [PROGRAM, *arguments], capture_output=True, text=True, timeout=30, check=False
-    )
+    run = run_program(*arguments)
     said = (run.stdout + run.stderr).splitlines()
     assert (run.returncode, len(said)) == (2, 1), run
     assert SECRET not in said[0] and "Traceback" not in said[0]
@@ -163,9 +161,7 @@ def test_unknown_options_and_commands() -> None:
     assert "Unknown command 'sweeep'" in refused("sweeep")
     wrong_value = ["sweep", "--format", "xml"]
     for arguments in (["--nonsense"], ["--dry-run"], ["sweep", "now"], wrong_value):
-        run = subprocess.run(
-            [PROGRAM, *arguments], capture_output=True, text=True, timeout=30, check=False
-        )
+        run = run_program(*arguments)
         assert run.returncode == 2
         assert ("--format" if "xml" in arguments else "usage: glance-") in run.stderr
         assert run.stderr.endswith("\n")
@@ -193,12 +189,10 @@ def test_a_warning_when_glance_sends_no_notifications(
 
 
 def test_version_and_help() -> None:
-    version = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=True)
+    version = run_program("--version")
     assert version.stdout.strip().split(".")[0].isdigit()
     for arguments in (["--help"], ["sweep", "--help"], ["status", "--help"], ["check", "--help"]):
-        text = subprocess.run(
-            [PROGRAM, *arguments], capture_output=True, text=True, check=True
-        ).stdout
+        text = run_program(*arguments).stdout
         command = arguments[0]
         for part in (command, "--config-file", "--config-dir", "--debug", "Exit codes", "; 2"):
             assert part in text
@@ -213,15 +207,11 @@ def test_options_stand_before_or_after_the_command(host: Host, database_url: str
     file = ["--config-file", str(host.config_file)]
     for arguments in ([*file, "sweep", "--dry-run"], ["sweep", "--dry-run", *file]):
         residue = host.stage_deleted()
-        run = subprocess.run(
-            [PROGRAM, *arguments], capture_output=True, text=True, timeout=60, check=False
-        )
+        run = run_program(*arguments)
         assert run.returncode == 0 and residue.name in run.stdout
         assert residue.exists()
     for typo in (["--config-file", str(host.config_file), "swep"], [*file, "--dry-rum"]):
-        run = subprocess.run(
-            [PROGRAM, *typo], capture_output=True, text=True, timeout=60, check=False
-        )
+        run = run_program(*typo)
         assert run.returncode == 2
         assert len(list(host.staging.iterdir())) == 2
 
@@ -267,13 +257,7 @@ def test_a_directory_of_images_is_no_staging_directory(
     said = refused(*command, "--config-file", str(host.config_file))
     for option in ("[one] filesystem_store_datadir", "[os_glance_staging_store] filesystem_store"):
         assert option in said
-    run = subprocess.run(
-        [PROGRAM, "check", "--config-file", str(host.config_file)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    run = run_program("check", "--config-file", str(host.config_file))
     assert run.returncode == 2
     assert re.search(r"^failure  directory .* is .*link", run.stdout, re.MULTILINE)
     assert image.exists()

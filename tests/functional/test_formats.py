@@ -5,14 +5,13 @@ import base64
 import json
 import os
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.functional.host import Host, new_id
-from tests.functional.program import PROGRAM, SECRET
+from tests.functional.program import SECRET, run_program
 
 PAGE = Path(__file__).parents[2] / "docs/formats.md"
 TYPES: dict[str, tuple[type, ...]] = {
@@ -98,13 +97,7 @@ def host(host: Host) -> Host:
 
 def run(host: Host, command: str) -> tuple[int, list[dict[str, Any]]]:
     """Run a command; its exit code, and the objects that it wrote."""
-    done = subprocess.run(
-        [PROGRAM, *command.split(), "--format", "json", "--config-file", host.config_file],
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_program(*command.split(), "--format", "json", "--config-file", host.config_file)
     assert SECRET not in done.stdout
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
 

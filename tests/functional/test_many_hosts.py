@@ -48,8 +48,7 @@ def database_url(mariadb: MariaDB) -> Iterator[str]:
 @pytest.fixture
 def vhost(rabbitmq: RabbitMQ) -> Iterator[str]:
     """An empty virtual host, whose queues don't outlive the test."""
-    name = unique_name("many-hosts")
-    rabbitmq.add_vhost(name)
+    name = rabbitmq.new_vhost()
     yield name
     rabbitmq.ctl("delete_vhost", name)
 

@@ -347,7 +347,7 @@ def tls_server(request: pytest.FixtureRequest) -> Iterator[Tls | PostgresTls]:
 
 def test_tls(tls_server: Tls | PostgresTls) -> None:
     directory = tls_server.directory
-    account = tls_server.stats if os.geteuid() == 0 else None
+    account = tls_server.account if os.geteuid() == 0 else None
     right, wrong = Authority(directory), Authority(directory, "another authority")
     made = {
         "good": right.issue("good", account=account),

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.functional.host import Host, new_id
-from tests.functional.program import PROGRAM, SECRET
+from tests.functional.program import SECRET, run_program
 from tests.functional.terminal import COLOUR, Terminal
 from tests.services import wait_for
 
@@ -21,13 +21,7 @@ ONE_DATABASE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True
 
 def status(host: Host, *arguments: str) -> tuple[int, str, str]:
     """Exit code, stdout and stderr."""
-    run = subprocess.run(
-        [PROGRAM, "status", "--config-file", host.config_file, "--nodebug", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    run = run_program("status", "--config-file", host.config_file, "--nodebug", *arguments)
     assert SECRET not in run.stdout + run.stderr
     assert "Traceback" not in run.stderr
     return run.returncode, run.stdout, run.stderr

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.functional.host import Host, new_id
-from tests.functional.program import AS_NOBODY, PROGRAM, problems
+from tests.functional.program import AS_NOBODY, PROGRAM, problems, run_program
 from tests.functional.terminal import COLOUR, Terminal
 from tests.services import namespaces, wait_for
 
@@ -51,13 +51,8 @@ def test_some_files_cannot_be_removed(host: Host) -> None:
 
 def test_the_log_goes_to_stderr_and_the_result_to_stdout(host: Host) -> None:
     host.stage_deleted().write_bytes(b"")
-    run = subprocess.run(
-        [PROGRAM, "sweep", "--config-file", host.config_file],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=True,
-    )
+    run = run_program("sweep", "--config-file", host.config_file)
+    assert run.returncode == 0
     assert run.stdout == "Cleaned 1 stale staging file, 0 ignored (0 errors); 0 B gained\n"
     assert "Stale staging residue found" in run.stderr
 

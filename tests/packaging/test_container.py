@@ -112,9 +112,8 @@ class Glance:
     def __init__(self, root: Path, mariadb: MariaDB, rabbitmq: RabbitMQ) -> None:
         name = unique_name("container")
         mariadb.create_database(name)
-        rabbitmq.add_vhost(name)
-        self.root, self.rabbitmq, self.vhost = root, rabbitmq, name
-        bus = rabbitmq.url(vhost=name)
+        self.root, self.rabbitmq, self.vhost = root, rabbitmq, rabbitmq.new_vhost()
+        bus = rabbitmq.url(vhost=self.vhost)
         self.images = Images(mariadb.url(name))
         self.images.create_table()
         self.notifier = GlanceNotifier(bus)

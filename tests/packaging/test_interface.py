@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,7 @@ PARSER = (
 )
 
 
+@cache
 def options_of(command: str) -> set[str]:
     """The options that the parser knows."""
     return options_in([sys.executable, "-c", PARSER, command])

@@ -13,7 +13,7 @@ from tests.docs.pages import Commands, commands
 from tests.functional.conftest import new_host  # noqa: F401 - a fixture
 from tests.functional.host import GlanceNotifier, Host, new_id
 from tests.packaging.conftest import SOURCE
-from tests.services import RabbitMQ, unique_name, wait_for
+from tests.services import RabbitMQ, wait_for
 from watcher.conf import GROUP, load
 
 FILE = SOURCE / "etc/rabbitmq-policy.json"
@@ -73,8 +73,7 @@ class Scene:
         self, broker: RabbitMQ, make_host: NewHost, url: str, kind: str, **definition: int
     ) -> None:
         self.broker = broker
-        self.vhost = unique_name("policy")
-        broker.add_vhost(self.vhost)
+        self.vhost = broker.new_vhost()
         (policy,) = json.loads(FILE.read_text())["policies"]
         arguments = policy["pattern"], json.dumps(definition or policy["definition"])
         broker.ctl(

@@ -14,7 +14,7 @@ class MariaDB(Database):
     :param options: more options of mariadbd
     """
 
-    stats = "mysql"
+    account = "mysql"
     driver = "mysql+pymysql"
     maintenance = "mysql"
 

@@ -18,7 +18,7 @@ class PgBouncer(Server):
     :param settings: more of its configuration
     """
 
-    stats = "postgres"
+    account = "postgres"
 
     def __init__(self, directory: Path, target: Database, **settings: object) -> None:
         super().__init__(directory)

@@ -14,7 +14,7 @@ class PostgreSQL(Database):
     :param settings: more of its configuration
     """
 
-    stats = "postgres"
+    account = "postgres"
     stop_signal = signal.SIGINT  # does not wait for its clients, as SIGTERM would
     driver = "postgresql+psycopg"
     maintenance = "postgres"

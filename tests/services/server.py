@@ -24,8 +24,8 @@ class Server(ABC):
     same after every start, whether the server was stopped or killed before.
     """
 
-    stats: str | None = None
-    """The system stats which runs the server when we are root."""
+    account: str | None = None
+    """The system account that runs the server when we are root."""
 
     stop_signal = signal.SIGTERM
     """The signal which asks the server for an orderly end."""
@@ -35,6 +35,7 @@ class Server(ABC):
         self.data = directory / "data"
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
 
     @classmethod
     @abstractmethod
@@ -53,6 +54,7 @@ class Server(ABC):
             self._prepare()
         log = self.directory / "log"
         with log.open("ab") as output:
+            self._log_start = output.tell()
             self._process = subprocess.Popen(
                 self._as_account(self._command(), *_mortal()),
                 cwd=self.directory,
@@ -66,7 +68,7 @@ class Server(ABC):
 
         def serving() -> bool:
             if process.poll() is not None:
-                raise RuntimeError(f"{self} ended at start:\n{log.read_text()[-4000:]}")
+                raise RuntimeError(f"{self} ended at start:\n{self.log[-4000:]}")
             return self._serving()
 
         try:
@@ -105,6 +107,13 @@ class Server(ABC):
         )
         self._process = None
 
+    @property
+    def log(self) -> str:
+        """What it has written since its last start."""
+        with (self.directory / "log").open("rb") as file:
+            file.seek(self._log_start)
+            return file.read().decode(errors="replace")
+
     def restart(self) -> None:
         """Stop the server in order and start it again."""
         self.stop()
@@ -126,8 +135,8 @@ class Server(ABC):
     def _prepare(self) -> None:
         """Create the data directory before the first start."""
         self.data.mkdir(mode=0o700)
-        if self.stats and os.geteuid() == 0:
-            shutil.chown(self.data, self.stats, self.stats)
+        if self.account and os.geteuid() == 0:
+            shutil.chown(self.data, self.account, self.account)
 
     @abstractmethod
     def _command(self) -> list[str]:
@@ -163,13 +172,13 @@ class Server(ABC):
         return result.stdout
 
     def _as_account(self, command: list[str], *options: str) -> list[str]:
-        if not self.stats or os.geteuid() != 0:
+        if not self.account or os.geteuid() != 0:
             return ["setpriv", *options, *command] if options else command
         # The capability is for root's temporary directories, which are closed to others.
         return [
             "setpriv",
-            f"--reuid={self.stats}",
-            f"--regid={self.stats}",
+            f"--reuid={self.account}",
+            f"--regid={self.account}",
             "--clear-groups",
             "--inh-caps=+dac_override",
             "--ambient-caps=+dac_override",

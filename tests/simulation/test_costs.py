@@ -53,8 +53,7 @@ class Counter:
 @pytest.fixture
 def transport_url(rabbitmq: RabbitMQ) -> str:
     """A virtual host for this test."""
-    rabbitmq.add_vhost("costs")
-    return rabbitmq.url(vhost="costs")
+    return rabbitmq.url(vhost=rabbitmq.new_vhost())
 
 
 @pytest.fixture
@@ -78,13 +77,13 @@ def counter(transport_url: str) -> Iterator[Counter]:
     transport.cleanup()
 
 
-def octets(rabbitmq: RabbitMQ) -> list[tuple[int, int]]:
-    """Bytes to and from each client, by the broker's own counters."""
+def octets(rabbitmq: RabbitMQ, transport_url: str) -> list[tuple[int, int]]:
+    """Bytes to and from each client of a virtual host, by the broker's own counters."""
     lines = rabbitmq.ctl("list_connections", "send_oct", "recv_oct", "vhost").splitlines()
     return sorted(
         (int(sent), int(received))
         for sent, received, vhost in (line.split("\t") for line in lines)
-        if vhost == "costs"
+        if transport_url == rabbitmq.url(vhost=vhost)
     )
 
 
@@ -96,7 +95,7 @@ def test_bytes_of_a_notification(rabbitmq: RabbitMQ, transport_url: str, counter
         for _ in range(count):
             notifier.send("image.delete", PAYLOAD)
         wait_for(lambda: counter.count == wanted, TIMEOUT, "all notifications")
-        while (seen := octets(rabbitmq)) != octets(rabbitmq):
+        while (seen := octets(rabbitmq, transport_url)) != octets(rabbitmq, transport_url):
             pass  # acknowledgements are under way still
         return seen[-1]  # the listener's: to it most is sent
 
