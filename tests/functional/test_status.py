@@ -89,8 +89,8 @@ def test_all_files(host: Host) -> None:
 @ONE_DATABASE
 def test_much_residue_is_not_all_listed(host: Host) -> None:
     images = [new_id() for _ in range(2000)]
+    host.images.insert(*images, deleted=True)
     for image in images:
-        host.images.insert(image, deleted=True)
         host.stage(image)
     stuck, largest = host.staging / f"{images[1]}.x", host.staging / images[0]
     stuck.mkdir()
