@@ -39,7 +39,7 @@ MEASUREMENTS: dict[str, Callable[[Site], Iterable[Comparison]]] = {
     "hosts": hosts.measure,
     "restart": restart.measure,
     **{f"absent-{kind}": functools.partial(absent.measure, kind) for kind in absent.KINDS},
-    **{f"sweep-{kind}": functools.partial(sweep.measure, kind) for kind in sweep.FASTER},
+    **{f"sweep-{kind}": functools.partial(sweep.measure, kind) for kind in sweep.KINDS},
 }
 
 

@@ -39,10 +39,10 @@ def latency(site: Site) -> list[Comparison]:
 
     for warm in (False, True):
         in_turn(count if warm else 10, *(functools.partial(run, subject) for subject in subjects))
-    comparison.at_most(1.2, OSLO)
+    comparison.at_most(1.15, SELECT)
     p99 = percentile(comparison.series[OURS], 99)
     comparison.bound("p99 in ms", 5.0, value=p99)
-    comparison.at_most(1.2, OURS, "times that of an empty directory", ours=crowded)
+    comparison.at_most(1.1, OURS, "times that of an empty directory", ours=crowded)
     for listening in subjects.values():
         listening.close()
     return [comparison]
@@ -95,7 +95,7 @@ def drain(site: Site) -> list[Comparison]:
     in_turn(rounds, *(functools.partial(run_drain, subject) for subject in subjects))
     in_turn(rounds + 2, *(functools.partial(run_burst, subject) for subject in subjects))
     if not site.quick:
-        rate.bound("files a second", 2500, at_most=False)
+        rate.bound("files a second", 2000, at_most=False)
         queries.bound("queries, so they coalesce", count / 10)
     for listening in subjects.values():
         listening.close()

@@ -40,8 +40,8 @@ def idle(site: Site) -> list[Comparison]:
         memory.add(subject, proc.memory(each.pid))
         threads.add(subject, proc.threads(each.pid))
         each.close()
-    cpu.bound("ms", 10)
-    wakeups.bound("wake-ups", 20)
+    cpu.bound("ms", 20)
+    wakeups.bound("wake-ups", 120)
     memory.bound("MB", 80)
     return [cpu, wakeups, memory, threads]
 
