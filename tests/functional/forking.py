@@ -6,6 +6,7 @@ directory) with three descriptors: a socket for the process's id and then its wa
 process's stdout and stderr. Without further requests it ends.
 """
 
+import gc
 import json
 import os
 import signal
@@ -65,5 +66,8 @@ if __name__ == "__main__":
     import watcher.service
     import watcher.triggers.listener
 
+    # At its end a process looks through all that may be garbage, and so copies each shared page.
+    gc.collect()
+    gc.freeze()
     serve(socket.socket(fileno=0))
     sys.exit(watcher.cli.main())
