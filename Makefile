@@ -20,12 +20,13 @@ EXTRAS = [docs,mysql,postgresql,test]
 # A dot on stderr each second while a command runs.
 WITH_DOTS = while sleep 1; do printf . >&2; done & dots=$$!; $(1); code=$$?; \
 	kill $$dots; echo >&2; exit $$code
+RELEASES = oldest 29 30 31 32 current
 GLANCES = .venv-glance-current/.installed .venv-glance-oldest/.installed
 CODE = $(foreach d,watcher tests tools benchmarks,$(if $(wildcard $(d)/*.py),$(d)))
 
 .DEFAULT_GOAL = help
 .PHONY: help demo run docs unit test test-large test-lowest coverage acceptance soak chaos benchmark \
-	simulation lint services session completion sample dist deb clean .venv
+	simulation versions lint services session completion sample dist deb clean .venv
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z.-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -62,6 +63,13 @@ coverage: services  ## Run the tests as make test does, and show which branches 
 acceptance: services  ## Test beside real Glances, and against Glance's own cleaner
 	@$(MAKE) --silent --no-print-directory .venv/.test $(GLANCES)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS) tests/acceptance
+
+versions: services  ## Write docs/versions.md: test with each Glance, Python, lowest and newest libraries
+	@$(MAKE) --silent --no-print-directory .venv/.test $(RELEASES:%=.venv-glance-%/.installed)
+	@for release in $(RELEASES); do \
+		$(BIN)/python -m pytest -p tests.record -m quick --release $$release tests/acceptance || exit; done
+	@PYTEST_ADDOPTS="-p tests.record" $(MAKE) --no-print-directory test test-lowest
+	@PYTEST_ADDOPTS="-p tests.record" tox -f py3
 
 soak: services  ## Many clients of two Glances for 15 minutes
 	@$(MAKE) --silent --no-print-directory .venv/.test $(GLANCES)

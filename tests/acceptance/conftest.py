@@ -15,6 +15,10 @@ from tests.conftest import mariadb, rabbitmq  # noqa: F401
 from tests.services import MariaDB, RabbitMQ, unique_name
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--release", help="Glance to test beside, instead: oldest, 29, ... current")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "kinds(*names): kinds of cloud, instead of both current")
     config.addinivalue_line("markers", "quick: also with the oldest supported Glance")
@@ -28,6 +32,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     kinds = list(marker.args) if marker else ["current-multi", "current-single"]
     if metafunc.definition.get_closest_marker("quick"):
         kinds += ["oldest" + kind.removeprefix("current") for kind in kinds]
+    if release := metafunc.config.getoption("--release"):
+        kinds = sorted({f"{release}-{kind.partition('-')[2]}" for kind in kinds})
     metafunc.parametrize("cloud", kinds, indirect=True, scope="session")
 
 

@@ -159,8 +159,7 @@ class Vhost:
     @cached_property
     def version(self) -> str:
         """The broker's."""
-        with self.broker.channel(self.name) as channel:
-            return str(channel.connection.server_properties["version"])
+        return self.broker.version
 
     @property
     def warnings(self) -> list[str]:

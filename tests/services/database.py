@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the private database servers have in common."""
 
+import re
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,14 @@ class Database(Server):
 
     maintenance: str
     """The database which is always there."""
+
+    @property
+    def version(self) -> str:
+        """See `Server`."""
+        ((text,),) = self.execute("SELECT version()")
+        found = re.search(r"\d+(\.\d+)+", text)
+        assert found is not None
+        return found[0]
 
     def url(self, database: str = "glance", user: str = user, password: str = password) -> str:
         """Return SQLAlchemy's URL of a database."""

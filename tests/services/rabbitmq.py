@@ -45,6 +45,12 @@ class RabbitMQNode(Server):
         """Say which program isn't installed, or None when all are there."""
         return None if (PROGRAMS / "rabbitmq-server").exists() else "rabbitmq is not installed"
 
+    @property
+    def version(self) -> str:
+        """See `Server`."""
+        with self.channel() as channel:
+            return str(channel.connection.server_properties["version"])
+
     def url(self, user: str = user, password: str = password, vhost: str = "/") -> str:
         """Return oslo.messaging's transport URL of a virtual host."""
         user, password, path = (quote(part, safe="") for part in (user, password, vhost))

@@ -37,6 +37,11 @@ class Server(ABC):
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
 
+    @property
+    def version(self) -> str | None:
+        """Its version while it runs; None where nobody asks for that."""
+        return None
+
     @classmethod
     @abstractmethod
     def missing(cls) -> str | None:
