@@ -6,14 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from tests.functional.host import new_id
-from tests.packaging.throwaway import Root
 from tests.services import Images
 
 SOURCE = Path(__file__).parents[2]
@@ -107,17 +106,6 @@ def wheels(directory: Path, *requirements: str) -> Path:
     return directory
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Iterator[Root]:
-    """A root file system to change as one likes."""
-    needed("unshare", "nsenter")
-    if os.geteuid() != 0:
-        unavailable("only root can make a file system to install into")
-    (tmp_path / "overlay").mkdir()
-    with Root(tmp_path / "overlay") as made:
-        yield made
-
-
 def make_site(directory: Path, inside: str) -> Site:
     """Make a site in a directory that has the path ``inside`` for the program.
 
@@ -141,15 +129,3 @@ def make_site(directory: Path, inside: str) -> Site:
     for path in (directory, directory / "staging", directory / "glance.sqlite"):
         path.chmod(0o777)
     return Site(config_file, directory / "staging" / f"{dead}.qcow2", directory / "staging" / live)
-
-
-def site_in(root: Root, scratch: Path) -> Site:
-    """Make a site in ``/srv/site`` of a root; the paths are those from outside.
-
-    :param scratch: a directory, since SQLite can't open a database from outside
-    """
-    (scratch / "site").mkdir()
-    made = make_site(scratch / "site", "/srv/site")
-    place = root.path / "srv/site"
-    shutil.copytree(scratch / "site", place)
-    return Site(*(place / path.relative_to(scratch / "site") for path in made))
