@@ -233,15 +233,13 @@ class Config(cfg.ConfigOpts):
             raise ConfigError(f"Cannot use the configuration: {one_line(error)}") from None
 
 
-def load(
-    args: Sequence[str], *, cli_opts: Sequence[cfg.Opt] = (), prog: str = DISTRIBUTION, **texts: str
-) -> Config:
+def load(args: Sequence[str], *, cli_opts: Sequence[cfg.Opt] = (), **texts: str) -> Config:
     """Read the configuration as the command line says; see `Config`.
 
     :raises ConfigError: a file is missing or can't be parsed, or a value can't be used
     :raises SystemExit: the command line is wrong, or asks for help
     """
-    conf = Config(prog=prog, cli_opts=cli_opts, **texts)
+    conf = Config(cli_opts=cli_opts, **texts)
     conf(args)
     return conf
 
