@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 
 CREATE, CLOSE_WRITE, MOVED_TO, DELETE = 0x100, 0x8, 0x80, 0x200
+TIMEOUT = 120.0  # seconds
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _HEADER = struct.Struct("iIII")
@@ -48,10 +49,10 @@ class Removals:
                 raise TimeoutError(f"{name} is not removed")
             return self._gone.pop(name)
 
-    def wait_for_all(self, count: int, timeout: float = 120.0) -> float:
+    def wait_for_all(self, count: int) -> float:
         """Wait until that many files are gone; when the last one was."""
         with self._changed:
-            if not self._changed.wait_for(lambda: len(self._gone) >= count, timeout):
+            if not self._changed.wait_for(lambda: len(self._gone) >= count, TIMEOUT):
                 raise TimeoutError(f"{count - len(self._gone)} files are not removed")
             last = max(self._gone.values())
             self._gone.clear()

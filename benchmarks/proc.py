@@ -6,6 +6,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+TIMEOUT = 120.0  # seconds
+
 _SWITCHES = re.compile(r"^(?:non)?voluntary_ctxt_switches:\s+(\d+)", re.MULTILINE)
 
 
@@ -65,9 +67,9 @@ def bytes_read(pid: int) -> int:
     return int(found[1])
 
 
-def settle(pid: int, quiet: float = 0.4, timeout: float = 120.0) -> None:
+def settle(pid: int, quiet: float = 0.4) -> None:
     """Wait until a process has used no processor for a while."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + TIMEOUT
     last, since = -1.0, time.monotonic()
     while time.monotonic() - since < quiet:
         if time.monotonic() > deadline:

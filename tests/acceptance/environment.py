@@ -2,9 +2,7 @@
 """Environments with a Glance release each, made by the Makefile."""
 
 import subprocess
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -33,12 +31,6 @@ class Environment:
             raise FileNotFoundError(f"{path}: run make acceptance")
         return str(path)
 
-    @cached_property
-    def version(self) -> str:
-        """Version of Glance."""
-        code = "from importlib.metadata import version; print(version('glance'))"
-        return self.run(self.python, "-c", code).strip()
-
     def variables(self) -> dict[str, str]:
         """Environment variables of its programs."""
         return {
@@ -56,11 +48,11 @@ class Environment:
         program = str(self.directory / "bin/glance-manage")
         return self.run(program, "--config-file", str(config_file), *arguments)
 
-    def run(self, *command: str, variables: Mapping[str, str] | None = None) -> str:
+    def run(self, *command: str) -> str:
         """Run a program of it; its output. RuntimeError with all it said when it fails."""
         done = subprocess.run(
             command,
-            env=self.variables() | dict(variables or {}),
+            env=self.variables(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -23,8 +23,7 @@ class Download:
 
     def __init__(self, data: bytes, hold: int | None = None, abort: int | None = None) -> None:
         self.data, self.hold, self.abort = data, hold, abort
-        self._asked, self._held = threading.Event(), threading.Event()
-        self._released = threading.Event()
+        self._held, self._released = threading.Event(), threading.Event()
         if hold is None:
             self._released.set()
 

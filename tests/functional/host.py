@@ -150,12 +150,11 @@ class Host:
 class GlanceNotifier:
     """Sends notifications as glance-api does."""
 
-    def __init__(self, transport_url: str, exchange: str = "glance") -> None:
+    def __init__(self, transport_url: str) -> None:
         conf = cfg.ConfigOpts()
         messaging.set_transport_defaults(control_exchange="glance")
         conf([], default_config_files=[])
         self._transport = messaging.get_notification_transport(conf, url=transport_url)
-        conf.set_override("control_exchange", exchange)
         self._notifier = messaging.Notifier(
             self._transport, "image.host", driver="messagingv2", topics=["notifications"]
         )

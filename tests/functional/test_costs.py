@@ -31,7 +31,6 @@ pytestmark = pytest.mark.usefixtures("executed")
 SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 SERVERS = pytest.mark.parametrize("database_url", ["mariadb", "postgresql"], indirect=True)
 
-FILES_PER_QUERY = 1000
 CONNECTING = 20  # statements of SQLAlchemy and the driver for a new connection
 IDLE_WAKE_UPS = 120  # a minute; oslo.messaging and watchdog look once a second
 MODULES = 750

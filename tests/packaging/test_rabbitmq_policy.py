@@ -30,11 +30,9 @@ def database_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'glance.sqlite'}"
 
 
-def policies(broker: RabbitMQ, vhost: str = "/") -> list[dict[str, Any]]:
-    """The policies of a virtual host as a file of definitions has them."""
-    found: list[dict[str, Any]] = json.loads(
-        broker.ctl("list_policies", "--formatter=json", f"--vhost={vhost}")
-    )
+def policies(broker: RabbitMQ) -> list[dict[str, Any]]:
+    """The policies of the virtual host / as a file of definitions has them."""
+    found: list[dict[str, Any]] = json.loads(broker.ctl("list_policies", "--formatter=json"))
     for policy in found:
         if isinstance(policy["definition"], str):
             policy["definition"] = json.loads(policy["definition"])

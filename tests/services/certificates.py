@@ -15,11 +15,7 @@ class Certificate(NamedTuple):
 
 
 class Authority:
-    """Makes certificates in a directory.
-
-    :param account: the system account which must be able to read the keys, for servers that root
-        starts as another user
-    """
+    """Makes certificates in a directory."""
 
     def __init__(self, directory: Path, name: str = "authority") -> None:
         self.directory = directory

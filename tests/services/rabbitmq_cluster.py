@@ -17,13 +17,12 @@ class RabbitMQCluster:
     """Three brokers that are one, each with a port and files of its own.
 
     :param directory: for all their files; it must exist
-    :param partition_handling: RabbitMQ's ``cluster_partition_handling``
     """
 
-    def __init__(self, directory: Path, partition_handling: str = "pause_minority") -> None:
+    def __init__(self, directory: Path) -> None:
         self._mapper = PortMapper(directory)
         names = [f"glance{number}@localhost" for number in range(1, SIZE + 1)]
-        settings = f"cluster_partition_handling = {partition_handling}\n" + "".join(
+        settings = "cluster_partition_handling = pause_minority\n" + "".join(
             f"cluster_formation.classic_config.nodes.{number} = {name}\n"
             for number, name in enumerate(names, 1)
         )
