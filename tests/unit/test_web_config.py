@@ -68,6 +68,7 @@ def serve(tmp_path: Path, file: Path) -> Iterator[Callable[[str], MetricsServer]
             conditions=lambda: {"cleaner": None},
             ready=lambda: True,
             sweep_interval=lambda: 600,
+            alive=lambda: {"cleaner": None},
         )
         server.start()
         servers.append(server)

@@ -282,20 +282,16 @@ def new_server(
     conditions: Causes,
     ready: Callable[[], bool],
     sweep_interval: Callable[[], float],
-    alive: Causes | None = None,
+    alive: Causes,
 ) -> MetricsServer:
     """Return the configured server; it listens, but is not started.
 
     :param conditions: every component, with the cause of its failure; None: healthy
     :param ready: whether the first sweep has ended
     :param sweep_interval: seconds, as configured now
-    :param alive: threads without which only a restart helps, each with the cause of its failure;
-        default: the component ``cleaner``
+    :param alive: threads without which only a restart helps, each with the cause of its failure
     :raises ConfigError: the address can't be used
     """
-
-    def cleaner() -> Mapping[str, str | None]:
-        return {"cleaner": conditions().get("cleaner")}
 
     def readiness() -> Mapping[str, str | None]:
         first_sweep = None if ready() else "not finished yet"
@@ -306,7 +302,7 @@ def new_server(
         registry = new_registry(
             Metrics(stats, queue, conditions=conditions, sweep_interval=sweep_interval)
         )
-        checks = {"/healthz": alive or cleaner, "/readyz": readiness}  # noqa: RUF012 - constant
+        checks = {"/healthz": alive, "/readyz": readiness}  # noqa: RUF012 - constant
 
     host, port = conf[GROUP].metrics_host, conf[GROUP].metrics_port
     web = None
