@@ -144,15 +144,15 @@ class Service:
 
     def conditions(self) -> dict[str, str | None]:
         """Components, each with the cause of its fault, None while it is healthy."""
-        causes = {"cleaner": self._stall() or self._crash.cause}
+        causes: dict[str, str | None] = {"cleaner": None}
         causes |= {name: each.cause for name, each in self._reconciler.conditions.items()}
-        causes["file_events"] = causes["file_events"] or self._watch.failure
-        causes["closer"] = self._closing.cause or self._staging.closer.failure
+        causes["closer"] = self._closing.cause
         if self._listener is not None:
             causes["notifications"] = self._listener.condition
         if self._audit is not None:
             causes["audit"] = self._audit.condition.cause
-        return causes
+        threads = self.alive()
+        return {name: cause or threads.get(name) for name, cause in causes.items()}
 
     def alive(self) -> dict[str, str | None]:
         """Threads, each with the cause why it ended or makes no progress, None while it runs."""
