@@ -9,7 +9,6 @@ import json
 import lzma
 import os
 import re
-import shutil
 import stat
 import sys
 import zlib
@@ -22,7 +21,7 @@ from oslo_config import cfg
 
 from watcher.cli.jsonlines import name_fields, say_json
 from watcher.cli.table import one_word
-from watcher.cli.terminal import say
+from watcher.cli.terminal import columns, say
 from watcher.conf import DISTRIBUTION, GROUP
 from watcher.errors import ConfigError
 from watcher.telemetry.audit import UTC
@@ -271,8 +270,7 @@ class _Table:
     """Writes one line for each removal; at a narrow terminal two."""
 
     def __init__(self) -> None:
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
-        self._folds = width < WIDTH
+        self._folds = columns() < WIDTH
         self._begun = False
 
     def add(self, record: Record) -> None:
