@@ -13,7 +13,6 @@ import re
 import socket
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -477,7 +476,7 @@ def database_url(conf: cfg.ConfigOpts) -> str:
             "of this host's Glance"
         )
     if parameters := conf.database.connection_parameters:
-        with suppress(SQLAlchemyError, ValueError):  # it is refused when it is used
+        with contextlib.suppress(SQLAlchemyError, ValueError):  # it is refused when it is used
             extended = make_url(url).update_query_string(parameters, append=True)
             return extended.render_as_string(hide_password=False)
     return url

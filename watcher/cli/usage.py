@@ -32,10 +32,8 @@ EXAMPLES = {
 
 def of_command(program: str, name: str, command: "Command") -> str:
     """Help of a command."""
-    usage = " ".join(option for option in command.usage)
     return _joined(
-        f"usage: {' '.join(filter(None, [program, name, usage]))} [--format table|json] "
-        "[option]...",
+        f"usage: {' '.join([program, name, *command.usage])} [--format table|json] [option]...",
         _filled(command.description),
         _listed("options", command.options),
         _filled(

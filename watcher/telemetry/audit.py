@@ -8,7 +8,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 
 from oslo_log import log
 
@@ -19,7 +19,7 @@ from watcher.telemetry import MODE, give_to_owner
 
 LOG = log.getLogger(__name__)
 
-UTC = timezone(timedelta())  # datetime.UTC is new in Python 3.11
+UTC = timezone.utc
 
 # A FIFO without a reader must not block.
 FLAGS = os.O_RDWR | os.O_APPEND | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
