@@ -56,11 +56,20 @@ def postgresql() -> Iterator[PostgreSQL]:
     yield from running(PostgreSQL)
 
 
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """The URL of an empty SQLite database.
+
+    A module to which the kind of database makes no difference says ``database_url = sqlite_url``.
+    """
+    return f"sqlite:///{tmp_path / 'glance.sqlite'}"
+
+
 @pytest.fixture(params=["sqlite", "mariadb", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def database_url(request: pytest.FixtureRequest, sqlite_url: str) -> str:
     """The URL of an empty database, on each kind of database in turn."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'glance.sqlite'}"
+        return sqlite_url
     server = request.getfixturevalue(request.param)
     assert isinstance(server, Database)
     name = unique_name("glance")

@@ -10,17 +10,14 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import sqlite_url
 from tests.functional.host import GlanceNotifier, Host, new_id
 from tests.functional.program import run_program
 from tests.functional.test_configuration import refused
 from tests.services import RabbitMQ
 from tests.services.waiting import wait_for
 
-
-@pytest.fixture
-def database_url(tmp_path: Path) -> str:
-    """SQLite only: the kind of database makes no difference here."""
-    return f"sqlite:///{tmp_path / 'glance.sqlite'}"
+database_url = sqlite_url
 
 
 def audit_of(host: Host) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 import amqp
 import pytest
 
+from tests.conftest import sqlite_url
 from tests.functional.host import GlanceNotifier, Host, new_id
 from tests.functional.program import SECRET, Program
 from tests.services import RabbitMQ, TcpProxy, unique_name, wait_for
@@ -37,11 +38,7 @@ LOGIN_REFUSED = LOST + (
 
 _LINE = re.compile(r"[-0-9]+ [:.0-9]+ [0-9]+ ([A-Z]+) ([^ ]+) \[[^]]*\] (.*)")
 
-
-@pytest.fixture
-def database_url(tmp_path: Path) -> str:
-    """SQLite only: the kind of database makes no difference here."""
-    return f"sqlite:///{tmp_path / 'glance.sqlite'}"
+database_url = sqlite_url
 
 
 @pytest.fixture(scope="module")

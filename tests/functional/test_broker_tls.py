@@ -12,11 +12,14 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.conftest import sqlite_url
 from tests.functional.host import Host
 from tests.functional.test_check import Report
 from tests.services import RabbitMQ
 from tests.services.certificates import Authority
 from tests.services.ports import LOOPBACK, free_port
+
+database_url = sqlite_url
 
 
 class Tls(NamedTuple):
@@ -93,12 +96,6 @@ def tls() -> Iterator[Tls]:
             yield made
         finally:
             server.stop()
-
-
-@pytest.fixture
-def database_url(tmp_path: Path) -> str:
-    """SQLite only: the kind of database makes no difference here."""
-    return f"sqlite:///{tmp_path / 'glance.sqlite'}"
 
 
 def url(host: str, port: int) -> str:

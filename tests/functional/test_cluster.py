@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import sqlite_url
 from tests.functional.host import GlanceNotifier, Host, new_id
 from tests.functional.test_broker_faults import BACK, LISTENING, said, wait_said
 from tests.services import RabbitMQ, wait_for
@@ -44,11 +45,7 @@ CLASSIC = ""
 DURABLE = "?amqp_durable_queues=true"
 QUORUM = "?rabbit_quorum_queue=true"
 
-
-@pytest.fixture
-def database_url(tmp_path: Path) -> str:
-    """SQLite only: the kind of database makes no difference here."""
-    return f"sqlite:///{tmp_path / 'glance.sqlite'}"
+database_url = sqlite_url
 
 
 @pytest.fixture(scope="module")

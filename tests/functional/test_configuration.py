@@ -13,14 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import sqlite_url
 from tests.functional.host import Host, new_id
 from tests.functional.program import PROGRAM, SECRET, run_program
 
-
-@pytest.fixture
-def database_url(tmp_path: Path) -> str:
-    """SQLite only: the kind of database makes no difference here."""
-    return f"sqlite:///{tmp_path / 'glance.sqlite'}"
+database_url = sqlite_url
 
 
 def refused(*arguments: str) -> str:

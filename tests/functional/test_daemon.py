@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import running
+from tests.conftest import running, sqlite_url
 from tests.functional.host import Host, new_id
 from tests.functional.program import SECRET, Program
 from tests.functional.test_configuration import refused
@@ -22,11 +22,7 @@ from tests.services import RabbitMQ
 from tests.services.ports import free_port
 from tests.services.waiting import wait_for
 
-
-@pytest.fixture
-def database_url(tmp_path: Path) -> str:
-    """SQLite only: the kind of database makes no difference here."""
-    return f"sqlite:///{tmp_path / 'glance.sqlite'}"
+database_url = sqlite_url
 
 
 def send(program: Program, number: signal.Signals) -> None:

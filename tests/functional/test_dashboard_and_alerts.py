@@ -15,6 +15,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from tests.conftest import sqlite_url
 from tests.functional.host import GlanceNotifier, Host, new_id
 from tests.functional.program import SECRET
 from tests.services import RabbitMQ, wait_for
@@ -43,6 +44,8 @@ MATCHER = re.compile(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"')
 SYNTAX = {"", "else", "end"}  # of Go's templates
 OPERATORS = {"and", "or", "unless", "bool", "offset"}
 
+database_url = sqlite_url
+
 
 class Query(NamedTuple):
     """What a PromQL expression names."""
@@ -70,12 +73,6 @@ def test_how_a_query_is_parsed() -> None:
         [("m_bucket", [("a", "=", "b,(c)"), ("d", "=~", ".*")]), ("n:o", []), ("p", []), ("q", [])],
         {"le", "a", "trigger", "instance"},
     )
-
-
-@pytest.fixture
-def database_url(tmp_path: Path) -> str:
-    """SQLite only: the kind of database makes no difference here."""
-    return f"sqlite:///{tmp_path / 'glance.sqlite'}"
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import sqlite_url
 from tests.functional import program as program_module
 from tests.functional.host import GlanceNotifier, Host, new_id
 from tests.functional.program import PROGRAM, Program
@@ -33,11 +34,7 @@ OFTEN = "sweep_interval = 1"
 # without the exception that oslo.log adds to a line that names it already
 LINE = re.compile(r"\S+ \S+ \d+ (\w+) \S+ \[.*?\] (.*?)(?:: \w+Error: .*)?")
 
-
-@pytest.fixture
-def database_url(tmp_path: Path) -> str:
-    """SQLite only: the kind of database makes no difference here."""
-    return f"sqlite:///{tmp_path / 'glance.sqlite'}"
+database_url = sqlite_url
 
 
 @pytest.fixture

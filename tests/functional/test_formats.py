@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import sqlite_url
 from tests.functional.host import Host, new_id
 from tests.functional.program import SECRET, run_program
 
@@ -26,6 +27,8 @@ TYPES: dict[str, tuple[type, ...]] = {
 ROW = re.compile(r"^\| `([\w.*]+)` \| ([\w ]+) \|", re.MULTILINE)
 CONDITIONS = "service.report.conditions"  # its fields are components
 ACTIONS = {"remove", "error", "recheck", "keep"}
+
+database_url = sqlite_url
 
 Fields = dict[str, str]  # path of a field: its types
 
@@ -69,12 +72,6 @@ def check(value: dict[str, Any], promised: Fields) -> None:
     for path, field in fields.items():
         types = [each for name in promised[path].split(" or ") for each in TYPES[name]]
         assert type(field) in types, (path, field, promised[path])
-
-
-@pytest.fixture
-def database_url(tmp_path: Path) -> str:
-    """SQLite only: the kind of database makes no difference here."""
-    return f"sqlite:///{tmp_path / 'glance.sqlite'}"
 
 
 @pytest.fixture

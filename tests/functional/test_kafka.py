@@ -3,21 +3,15 @@
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-import pytest
-
+from tests.conftest import sqlite_url
 from tests.functional.host import GlanceNotifier, Host, new_id
 from tests.services.kafka import MockKafka
 
 TIMEOUT = 90.0  # seconds
 INTERVAL = 0.5  # seconds
 
-
-@pytest.fixture
-def database_url(tmp_path: Path) -> str:
-    """One kind of database is enough here."""
-    return f"sqlite:///{tmp_path / 'glance.sqlite'}"
+database_url = sqlite_url
 
 
 def test_a_notification_reaches_the_queue(new_host: Callable[..., Host]) -> None:

@@ -17,6 +17,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from tests.conftest import sqlite_url
 from tests.docs.pages import commands
 from tests.functional.host import GlanceNotifier, Host, new_id
 from tests.functional.program import SECRET, Program
@@ -27,11 +28,7 @@ PREFIX = "glance_staging_watcher_"
 MOVED_IN = 16384  # bytes of a file, a multiple of the file system's block
 CHANGE_TIMEOUT = 40.0  # seconds; the directory is looked at each ten seconds
 
-
-@pytest.fixture
-def database_url(tmp_path: Path) -> str:
-    """SQLite only: the kind of database makes no difference here."""
-    return f"sqlite:///{tmp_path / 'glance.sqlite'}"
+database_url = sqlite_url
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import sqlite_url
 from tests.functional.host import Host
 from tests.functional.program import PROGRAM, Program
 from tests.functional.test_check import possible
@@ -16,11 +17,7 @@ from watcher.staging.mounts import unit_of
 
 MISSING = "/var/tmp/nobody-stages-here"
 
-
-@pytest.fixture
-def database_url(tmp_path: Path) -> str:
-    """SQLite only: the kind of database makes no difference here."""
-    return f"sqlite:///{tmp_path / 'glance.sqlite'}"
+database_url = sqlite_url
 
 
 def readiness(port: int) -> tuple[int, str]:

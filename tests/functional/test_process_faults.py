@@ -12,16 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import sqlite_url
 from tests.functional.host import GlanceNotifier, Host, new_id
 from tests.functional.program import PROGRAM, STOP_TIMEOUT, Program
 from tests.services.ports import free_port
 from tests.services.waiting import wait_for
 
-
-@pytest.fixture
-def database_url(tmp_path: Path) -> str:
-    """SQLite only: the kind of database makes no difference here."""
-    return f"sqlite:///{tmp_path / 'glance.sqlite'}"
+database_url = sqlite_url
 
 
 def test_it_ends_in_time_though_its_log_is_stuck(host: Host) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import sqlite_url
 from tests.docs.pages import Commands, commands
 from tests.functional.conftest import new_host  # noqa: F401 - a fixture
 from tests.functional.host import GlanceNotifier, Host, new_id
@@ -23,11 +24,7 @@ OPTIONS = {"classic": "", "quorum": "?rabbit_quorum_queue=true"}
 
 NewHost = Callable[..., Host]
 
-
-@pytest.fixture
-def database_url(tmp_path: Path) -> str:
-    """SQLite only: the kind of database makes no difference here."""
-    return f"sqlite:///{tmp_path / 'glance.sqlite'}"
+database_url = sqlite_url
 
 
 def policies(broker: RabbitMQ) -> list[dict[str, Any]]:
