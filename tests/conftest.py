@@ -5,7 +5,6 @@ Beside other pytest-xdist workers each worker has servers of its own, since test
 pause them.
 """
 
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.services import Database, Images, MariaDB, PostgreSQL, RabbitMQ, Server, unique_name
+from tests.services.requirements import unavailable
 
 S = TypeVar("S", bound=Server)
 
@@ -89,7 +89,7 @@ def images(database_url: str) -> Iterator[Images]:
 def running(service: type[S]) -> Iterator[S]:
     """Yield a running server; without its programs fail in CI and skip elsewhere."""
     if reason := service.missing():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+        unavailable(reason)
     with tempfile.TemporaryDirectory(prefix="services-", ignore_cleanup_errors=True) as directory:
         server = service(Path(directory))
         try:

@@ -2,7 +2,6 @@
 """Faults of the broker: what happens, what the operator sees, and that nothing is left behind."""
 
 import json
-import os
 import re
 import signal
 import tempfile
@@ -18,6 +17,7 @@ from tests.functional.host import GlanceNotifier, Host, new_id
 from tests.functional.program import SECRET, Program
 from tests.services import RabbitMQ, TcpProxy, unique_name, wait_for
 from tests.services.refusing_proxy import RefusingProxy
+from tests.services.requirements import unavailable
 
 INFO = "notifications.info"
 BACK_TIMEOUT = 60.0  # seconds; the driver waits up to half a minute between its tries
@@ -45,7 +45,7 @@ database_url = sqlite_url
 def own_broker() -> Iterator[RabbitMQ]:
     """A broker that other tests don't see."""
     if reason := RabbitMQ.missing():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+        unavailable(reason)
     with tempfile.TemporaryDirectory(prefix="services-", ignore_cleanup_errors=True) as directory:
         server = RabbitMQ(Path(directory))
         try:

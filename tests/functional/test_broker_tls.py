@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """RabbitMQ by TLS with client certificates, and by IPv6."""
 
-import os
 import re
 import shutil
 import socket
@@ -18,6 +17,7 @@ from tests.functional.test_check import Report
 from tests.services import RabbitMQ
 from tests.services.certificates import Authority
 from tests.services.ports import LOOPBACK, free_port
+from tests.services.requirements import unavailable
 
 database_url = sqlite_url
 
@@ -70,7 +70,7 @@ def make_certificates(directory: Path) -> None:
 @pytest.fixture(scope="module")
 def tls() -> Iterator[Tls]:
     if reason := RabbitMQ.missing():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+        unavailable(reason)
     with tempfile.TemporaryDirectory(prefix="services-", ignore_cleanup_errors=True) as name:
         directory = Path(name)
         make_certificates(directory)

@@ -9,7 +9,6 @@ when the bus was lost; only what Glance itself didn't report waits for the next 
 
 import collections
 import json
-import os
 import re
 import tempfile
 import threading
@@ -26,6 +25,7 @@ from tests.functional.test_broker_faults import BACK, LISTENING, said, wait_said
 from tests.services import RabbitMQ, wait_for
 from tests.services.rabbitmq import RabbitMQNode
 from tests.services.rabbitmq_cluster import RabbitMQCluster
+from tests.services.requirements import unavailable
 
 pytestmark = pytest.mark.large
 
@@ -52,7 +52,7 @@ database_url = sqlite_url
 def whole_cluster() -> Iterator[RabbitMQCluster]:
     """A cluster, one for all tests of this module."""
     if reason := RabbitMQ.missing():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+        unavailable(reason)
     with tempfile.TemporaryDirectory(prefix="services-", ignore_cleanup_errors=True) as directory:
         made = RabbitMQCluster(Path(directory))
         try:

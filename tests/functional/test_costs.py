@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 import sqlalchemy as sa
@@ -25,6 +24,7 @@ from tests.functional.host import GlanceNotifier, Host, new_id
 from tests.functional.program import PROGRAM, Program
 from tests.services import Database, MariaDB, PostgreSQL, wait_for
 from tests.services.ports import free_port
+from tests.services.requirements import unavailable
 
 pytestmark = pytest.mark.usefixtures("executed")
 
@@ -92,10 +92,6 @@ def stage_many(host: Host, count: int, *, deleted: bool = False, suffix: str = "
 
 
 # System calls
-
-
-def unavailable(reason: str) -> NoReturn:
-    (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
 
 
 @pytest.fixture(scope="module")

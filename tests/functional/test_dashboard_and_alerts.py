@@ -2,7 +2,6 @@
 """The dashboard and the alerts in etc/ fit the program's metrics, and Prometheus."""
 
 import json
-import os
 import re
 import subprocess
 import urllib.request
@@ -22,6 +21,7 @@ from tests.services import RabbitMQ, wait_for
 from tests.services.certificates import Authority
 from tests.services.ports import free_port
 from tests.services.prometheus import Prometheus, without_variables
+from tests.services.requirements import unavailable
 
 PREFIX = "glance_staging_watcher_"
 ETC = Path(__file__).parents[2] / "etc"
@@ -306,7 +306,7 @@ def unit_test(case: Case) -> dict[str, Any]:
 
 def test_the_rules_fire_when_they_should(tmp_path: Path) -> None:
     if not Path(PROMTOOL).exists():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("prometheus is not installed")
+        unavailable("prometheus is not installed")
     assert {alert for case in CASES for alert in case.alerts} == {
         rule["alert"].removeprefix("GlanceStagingWatcher") for rule in rules()
     }
@@ -333,7 +333,7 @@ def test_the_rules_fire_when_they_should(tmp_path: Path) -> None:
 )
 def test_the_link_to_the_runbook(tmp_path: Path, labels: dict[str, str], url: str) -> None:
     if not Path(PROMTOOL).exists():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("prometheus is not installed")
+        unavailable("prometheus is not installed")
     [rule] = [each for each in rules() if each["alert"] == "GlanceStagingWatcherDown"]
     down = {"job": "glance-staging-watcher", "instance": "a"}
     fired = {
@@ -372,7 +372,7 @@ def test_prometheus_scrapes_the_program(
 ) -> None:
     """Each query of the dashboard has data, and only the alerts that should fire do."""
     if reason := Prometheus.missing():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+        unavailable(reason)
     port = free_port()
     host = new_host(
         transport_url=rabbitmq.url(),
@@ -406,7 +406,7 @@ def test_prometheus_scrapes_by_https_with_a_password(
     new_host: Callable[..., Host], tmp_path: Path
 ) -> None:
     if reason := Prometheus.missing():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+        unavailable(reason)
     authority, port, web = Authority(tmp_path), free_port(), tmp_path / "web.yml"
     certificate = authority.issue("server")
     stored = bcrypt.hashpw(SECRET.encode(), bcrypt.gensalt(4)).decode()

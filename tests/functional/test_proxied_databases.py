@@ -21,6 +21,7 @@ from tests.services.busy_proxy import BusyProxy
 from tests.services.certificates import Authority, Certificate
 from tests.services.poolers import HAProxy, PgBouncer
 from tests.services.ports import free_port
+from tests.services.requirements import unavailable
 from tests.services.rowproxy import Cut, RowProxy, emptied, shortened, without_last
 from watcher.database import postgresql as postgresql_module
 from watcher.database.images import Images as WatchersImages
@@ -37,7 +38,7 @@ POSTGRESQL = pytest.mark.parametrize("database_url", ["postgresql"], indirect=Tr
 def started(made: Server) -> Iterator[Server]:
     """A running server; without its program fail in CI and skip elsewhere."""
     if reason := type(made).missing():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+        unavailable(reason)
     try:
         made.start()
         yield made
@@ -338,7 +339,7 @@ class PostgresTls(PostgreSQL):
 def tls_server(request: pytest.FixtureRequest) -> Iterator[Tls | PostgresTls]:
     """A server, not yet running."""
     if reason := request.param.missing():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+        unavailable(reason)
     with tempfile.TemporaryDirectory(prefix="services-", ignore_cleanup_errors=True) as directory:
         made = request.param(Path(directory))
         yield made

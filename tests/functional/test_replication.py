@@ -3,7 +3,6 @@
 which lags behind, is cut off or killed. ``absent_grace`` is shorter than that takes."""
 
 import itertools
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +25,7 @@ from tests.functional.test_database_faults import (
 from tests.services import Images, wait_for
 from tests.services.galera import Galera
 from tests.services.replicas import MariaDBPair, Pair, PostgreSQLPair
+from tests.services.requirements import unavailable
 
 GRACE = "absent_grace = 1"
 LOOKED = "Cleaned 0 stale staging files"
@@ -40,7 +40,7 @@ _names = (f"replicated_{number}" for number in itertools.count(1))
 def started(kind: type[P]) -> Iterator[P]:
     """A running pair; without its programs fail in CI and skip elsewhere."""
     if reason := kind.missing():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+        unavailable(reason)
     with tempfile.TemporaryDirectory(prefix="services-", ignore_cleanup_errors=True) as directory:
         made = kind(Path(directory))
         try:

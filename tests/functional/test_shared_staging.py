@@ -15,6 +15,7 @@ import pytest
 from tests.functional.host import GlanceNotifier, Host, new_id
 from tests.functional.program import Program
 from tests.services import Images, MariaDB, RabbitMQ, unique_name, wait_for
+from tests.services.requirements import unavailable
 from tests.services.sshfs import Mount, Share, shared
 from watcher.staging.mounts import NETWORK, mount_type
 
@@ -36,7 +37,7 @@ def database_url(mariadb: MariaDB) -> str:
 def share(tmp_path: Path) -> Iterator[Share]:
     """A directory that can be mounted; without what that needs fail in CI and skip elsewhere."""
     if reason := Mount.missing():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+        unavailable(reason)
     with shared(tmp_path) as made:
         yield made
 

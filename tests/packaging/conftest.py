@@ -14,6 +14,7 @@ import pytest
 
 from tests.functional.host import new_id
 from tests.services import Images
+from tests.services.requirements import unavailable
 
 SOURCE = Path(__file__).parents[2]
 
@@ -37,11 +38,6 @@ def needed(*programs: str) -> None:
     """Without one of these programs fail in CI and skip elsewhere."""
     if missing := [name for name in programs if not shutil.which(name)]:
         unavailable(f"not installed: {' '.join(missing)}")
-
-
-def unavailable(reason: str) -> None:
-    """Fail in CI and skip elsewhere."""
-    (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
 
 
 def versioned() -> list[str]:

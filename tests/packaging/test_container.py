@@ -22,10 +22,11 @@ import yaml  # type: ignore[import-untyped]
 from tests.docs.pages import Commands, commands
 from tests.functional.host import GlanceNotifier, new_id
 from tests.packaging import debian13
-from tests.packaging.conftest import SOURCE, make_site, needed, unavailable
+from tests.packaging.conftest import SOURCE, make_site, needed
 from tests.packaging.containers import PROGRAMS, Container, Store
 from tests.packaging.debian13 import UnavailableError
 from tests.services import Images, MariaDB, RabbitMQ, unique_name, wait_for
+from tests.services.requirements import unavailable
 
 large = [pytest.mark.large, pytest.mark.timeout(1200)]
 

@@ -21,8 +21,9 @@ import pytest
 from tests.acceptance.client import IDENTITY
 from tests.docs.pages import DOCS, Commands, commands
 from tests.packaging import debian13
-from tests.packaging.conftest import SOURCE, Dist, needed, unavailable, wheels
+from tests.packaging.conftest import SOURCE, Dist, needed, wheels
 from tests.packaging.debian13 import Machine, UnavailableError
+from tests.services.requirements import unavailable
 from tests.services.waiting import wait_for
 
 pytestmark = [pytest.mark.large, pytest.mark.timeout(1500)]
