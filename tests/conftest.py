@@ -57,6 +57,18 @@ def postgresql() -> Iterator[PostgreSQL]:
 
 
 @pytest.fixture
+def own_rabbitmq() -> Iterator[RabbitMQ]:
+    """A broker that may be killed, unlike the one of all tests."""
+    yield from running(RabbitMQ)
+
+
+@pytest.fixture
+def own_mariadb() -> Iterator[MariaDB]:
+    """A server that may be killed, unlike the one of all tests."""
+    yield from running(MariaDB)
+
+
+@pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
     """The URL of an empty SQLite database.
 

@@ -11,7 +11,6 @@ from tests.acceptance.configuration import Site
 from tests.acceptance.environment import Environment
 from tests.acceptance.source import Source
 from tests.acceptance.timings import TIMINGS
-from tests.conftest import mariadb, rabbitmq  # noqa: F401
 from tests.services import MariaDB, RabbitMQ, unique_name
 
 
@@ -56,8 +55,8 @@ def source() -> Iterator[Source]:
 @pytest.fixture(scope="session")
 def new_site(
     tmp_path_factory: pytest.TempPathFactory,
-    mariadb: MariaDB,  # noqa: F811
-    rabbitmq: RabbitMQ,  # noqa: F811
+    mariadb: MariaDB,
+    rabbitmq: RabbitMQ,
     source: Source,
 ) -> "SiteMaker":
     """Makes sites with a database and a virtual host of their own."""

@@ -15,7 +15,6 @@ from tests.acceptance.resources import MIB, Resources
 from tests.acceptance.soak import FAULTS, Image, SoakClient
 from tests.acceptance.source import Source
 from tests.acceptance.timings import TIMINGS
-from tests.conftest import running
 from tests.services import MariaDB, RabbitMQ
 from tests.services.waiting import wait_for
 from watcher.staging.names import image_id
@@ -28,22 +27,13 @@ MORE_DESCRIPTORS = 4
 
 
 @pytest.fixture
-def broker() -> Iterator[RabbitMQ]:
-    """One that nobody else misses."""
-    yield from running(RabbitMQ)
-
-
-@pytest.fixture
-def database() -> Iterator[MariaDB]:
-    """One that nobody else misses."""
-    yield from running(MariaDB)
-
-
-@pytest.fixture
 def cloud_of_two(
-    tmp_path_factory: pytest.TempPathFactory, broker: RabbitMQ, database: MariaDB, source: Source
+    tmp_path_factory: pytest.TempPathFactory,
+    own_rabbitmq: RabbitMQ,
+    own_mariadb: MariaDB,
+    source: Source,
 ) -> Iterator[Cloud]:
-    maker = SiteMaker(tmp_path_factory, database, broker, source)
+    maker = SiteMaker(tmp_path_factory, own_mariadb, own_rabbitmq, source)
     site, directory = maker("soak", multi_store=True)
     cloud = Cloud(Environment("current"), site, directory)
     cloud.add()
@@ -57,7 +47,9 @@ def cloud_of_two(
 
 
 @pytest.mark.soak
-def test_soak(cloud_of_two: Cloud, broker: RabbitMQ, database: MariaDB, source: Source) -> None:
+def test_soak(
+    cloud_of_two: Cloud, own_rabbitmq: RabbitMQ, own_mariadb: MariaDB, source: Source
+) -> None:
     hosts = cloud_of_two.hosts
     resources = [Resources(host.watcher.process.pid) for host in hosts]
     before = [each.now() for each in resources]
@@ -68,16 +60,16 @@ def test_soak(cloud_of_two: Cloud, broker: RabbitMQ, database: MariaDB, source: 
     try:
         wait_until(start + SECONDS * 0.4)
         heard = [connections(host) for host in hosts]
-        broker.sync()
-        broker.kill()
+        own_rabbitmq.sync()
+        own_rabbitmq.kill()
         wait_until(time.monotonic() + 2.0)
-        broker.start()
+        own_rabbitmq.start()
         for host, count in zip(hosts, heard, strict=True):
             host.wait(lambda host=host, count=count: connections(host) > count, "a new connection")  # type: ignore[misc]
         wait_until(start + SECONDS * 0.6)
-        database.kill()
+        own_mariadb.kill()
         wait_until(time.monotonic() + 2.0)
-        database.start()
+        own_mariadb.start()
         wait_until(start + SECONDS)
     finally:
         for each in resources:

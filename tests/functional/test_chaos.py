@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.resources import MIB, Resources
-from tests.conftest import running
 from tests.functional import chaos
 from tests.functional.chaos import LINES, Glance, World
 from tests.functional.host import Host
@@ -34,34 +33,23 @@ MORE_DESCRIPTORS = MORE_THREADS = 4
 
 
 @pytest.fixture
-def broker() -> Iterator[RabbitMQ]:
-    """One that nobody else misses."""
-    yield from running(RabbitMQ)
-
-
-@pytest.fixture
-def database() -> Iterator[MariaDB]:
-    """One that nobody else misses."""
-    yield from running(MariaDB)
-
-
-@pytest.fixture
-def database_url(database: MariaDB) -> str:
-    database.create_database("chaos")
-    return database.url("chaos")
+def database_url(own_mariadb: MariaDB) -> str:
+    own_mariadb.create_database("chaos")
+    return own_mariadb.url("chaos")
 
 
 @pytest.fixture
 def world(
     tmp_path: Path,
-    broker: RabbitMQ,
-    database: MariaDB,
+    own_rabbitmq: RabbitMQ,
+    own_mariadb: MariaDB,
     database_url: str,
     images: Images,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[World]:
     if reason := chaos.missing():
         impossible(reason)
+    broker, database = own_rabbitmq, own_mariadb
     with closing(TcpProxy(broker.port)) as to_broker, closing(TcpProxy(database.port)) as to_data:
         through = f":{to_data.port}/"
         host = Host(

@@ -8,12 +8,12 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import running, sqlite_url
+from tests.conftest import sqlite_url
 from tests.functional.host import Host, new_id
 from tests.functional.program import SECRET, Program
 from tests.functional.test_configuration import refused
@@ -265,19 +265,13 @@ def test_a_log_config_that_cannot_be_used(
     host.wait_gone(host.stage_deleted())
 
 
-@pytest.fixture
-def broker() -> Iterator[RabbitMQ]:
-    """One that nobody else misses."""
-    yield from running(RabbitMQ)
-
-
 def test_the_broker_is_heard_of_after_the_log_was_set_up_again(
-    new_host: Callable[..., Host], tmp_path: Path, broker: RabbitMQ
+    new_host: Callable[..., Host], tmp_path: Path, own_rabbitmq: RabbitMQ
 ) -> None:
     log_config = tmp_path / "logging.conf"
     log_config.write_text(LOG_CONFIG)
     host = new_host(
-        transport_url=broker.url(),
+        transport_url=own_rabbitmq.url(),
         default=f"log_config_append = {log_config}",
         watcher="sweep_interval = 86400",
     )
@@ -285,10 +279,10 @@ def test_the_broker_is_heard_of_after_the_log_was_set_up_again(
     program.wait_for_line("Listening for notifications")
     log_config.write_text(LOG_CONFIG + "# changed\n")
     reload(program)
-    broker.sync()
-    broker.kill()
+    own_rabbitmq.sync()
+    own_rabbitmq.kill()
     program.wait_for_line("ERROR watcher.triggers.listener [-] Notification listener disconnected")
-    broker.start()
+    own_rabbitmq.start()
     program.wait_for_line("Notification listener connected again")
     assert not program.lines("ERROR oslo"), program.log
 
