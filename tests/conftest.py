@@ -8,15 +8,16 @@ pause them.
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.services import Database, Images, MariaDB, PostgreSQL, RabbitMQ, Server, unique_name
+from tests.services.replicas import Pair
 from tests.services.requirements import unavailable
 
-S = TypeVar("S", bound=Server)
+S = TypeVar("S", bound=Server | Pair[Any])
 
 SERVERS = ("rabbitmq", "mariadb", "postgresql")
 LARGE_TIMEOUT = 1200.0  # seconds
@@ -99,7 +100,7 @@ def images(database_url: str) -> Iterator[Images]:
 
 
 def running(service: type[S]) -> Iterator[S]:
-    """Yield a running server; without its programs fail in CI and skip elsewhere."""
+    """Yield a running server, or two; without its programs fail in CI and skip elsewhere."""
     if reason := service.missing():
         unavailable(reason)
     with tempfile.TemporaryDirectory(prefix="services-", ignore_cleanup_errors=True) as directory:

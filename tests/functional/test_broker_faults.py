@@ -4,7 +4,6 @@
 import json
 import re
 import signal
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,12 +11,11 @@ from pathlib import Path
 import amqp
 import pytest
 
-from tests.conftest import sqlite_url
+from tests.conftest import running, sqlite_url
 from tests.functional.host import GlanceNotifier, Host, new_id
 from tests.functional.program import SECRET, Program
 from tests.services import RabbitMQ, TcpProxy, unique_name, wait_for
 from tests.services.refusing_proxy import RefusingProxy
-from tests.services.requirements import unavailable
 
 INFO = "notifications.info"
 BACK_TIMEOUT = 60.0  # seconds; the driver waits up to half a minute between its tries
@@ -42,23 +40,16 @@ database_url = sqlite_url
 
 
 @pytest.fixture(scope="module")
-def own_broker() -> Iterator[RabbitMQ]:
+def own_rabbitmq() -> Iterator[RabbitMQ]:
     """A broker that other tests don't see."""
-    if reason := RabbitMQ.missing():
-        unavailable(reason)
-    with tempfile.TemporaryDirectory(prefix="services-", ignore_cleanup_errors=True) as directory:
-        server = RabbitMQ(Path(directory))
-        try:
-            yield server
-        finally:
-            server.stop()
+    yield from running(RabbitMQ)
 
 
 @pytest.fixture
-def broker(own_broker: RabbitMQ) -> RabbitMQ:
+def broker(own_rabbitmq: RabbitMQ) -> RabbitMQ:
     """The broker of this module, running."""
-    own_broker.start()
-    return own_broker
+    own_rabbitmq.start()
+    return own_rabbitmq
 
 
 @pytest.fixture
@@ -168,13 +159,13 @@ def through(proxy: TcpProxy, broker: RabbitMQ) -> str:
     return broker.url().replace(f":{broker.port}/", f":{proxy.port}/")
 
 
-def test_absent_at_start(new_host: Callable[..., Host], own_broker: RabbitMQ) -> None:
-    own_broker.stop()
-    scene = Scene(new_host, own_broker.url())
+def test_absent_at_start(new_host: Callable[..., Host], own_rabbitmq: RabbitMQ) -> None:
+    own_rabbitmq.stop()
+    scene = Scene(new_host, own_rabbitmq.url())
     scene.program.wait_for_line(DRIVER + "Connection failed", count=3)
     scene.during(UNREACHABLE)
-    own_broker.start()
-    scene.after(own_broker.url(), UNREACHABLE, BACK)
+    own_rabbitmq.start()
+    scene.after(own_rabbitmq.url(), UNREACHABLE, BACK)
 
 
 def test_a_name_that_cannot_be_resolved(new_host: Callable[..., Host], broker: RabbitMQ) -> None:

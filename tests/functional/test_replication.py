@@ -3,13 +3,12 @@
 which lags behind, is cut off or killed. ``absent_grace`` is shorter than that takes."""
 
 import itertools
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
+from tests.conftest import running
 from tests.functional.host import GlanceNotifier, Host, new_id
 from tests.functional.test_check import Report
 from tests.functional.test_database_faults import (
@@ -25,44 +24,28 @@ from tests.functional.test_database_faults import (
 from tests.services import Images, wait_for
 from tests.services.galera import Galera
 from tests.services.replicas import MariaDBPair, Pair, PostgreSQLPair
-from tests.services.requirements import unavailable
 
 GRACE = "absent_grace = 1"
 LOOKED = "Cleaned 0 stale staging files"
 NOT_READY = "WSREP has not yet prepared node for application use"
 LAGS = "Lock wait timeout exceeded"
 
-P = TypeVar("P", bound=Pair[Any])
-
 _names = (f"replicated_{number}" for number in itertools.count(1))
-
-
-def started(kind: type[P]) -> Iterator[P]:
-    """A running pair; without its programs fail in CI and skip elsewhere."""
-    if reason := kind.missing():
-        unavailable(reason)
-    with tempfile.TemporaryDirectory(prefix="services-", ignore_cleanup_errors=True) as directory:
-        made = kind(Path(directory))
-        try:
-            made.start()
-            yield made
-        finally:
-            made.stop()
 
 
 @pytest.fixture(scope="module")
 def galera() -> Iterator[Galera]:
-    yield from started(Galera)
+    yield from running(Galera)
 
 
 @pytest.fixture(scope="module")
 def mariadb_pair() -> Iterator[MariaDBPair]:
-    yield from started(MariaDBPair)
+    yield from running(MariaDBPair)
 
 
 @pytest.fixture(scope="module")
 def postgresql_pair() -> Iterator[PostgreSQLPair]:
-    yield from started(PostgreSQLPair)
+    yield from running(PostgreSQLPair)
 
 
 GALERA = pytest.mark.parametrize("pair", ["galera"], indirect=True)
