@@ -2,7 +2,6 @@
 """Faults of the database, real ones: nothing is removed on a doubt, and what an operator sees."""
 
 import importlib.util
-import itertools
 import os
 import re
 import signal
@@ -16,7 +15,7 @@ import sqlalchemy as sa
 from tests.conftest import running
 from tests.functional.host import GlanceNotifier, Host, new_id
 from tests.functional.program import SECRET, Program, problems
-from tests.services import Database, Images, MariaDB, PostgreSQL, wait_for
+from tests.services import Database, Images, MariaDB, PostgreSQL, unique_name, wait_for
 
 BEGAN = "ERROR Database unavailable; removals suspended: "
 ENDED = "INFO Database available; removals continue"
@@ -28,8 +27,6 @@ TABLE_LOCKS = {
     "postgresql": "LOCK TABLE images IN ACCESS EXCLUSIVE MODE",
     "sqlite": "BEGIN EXCLUSIVE",
 }
-
-_names = (f"faulty_{number}" for number in itertools.count(1))
 
 
 class SQLite:
@@ -92,7 +89,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Database | SQLite]:
 @pytest.fixture
 def database_url(server: Database | SQLite) -> str:
     """The URL of an empty database of the server."""
-    name = next(_names)
+    name = unique_name("faulty")
     server.create_database(name)
     return server.url(name)
 
@@ -415,7 +412,7 @@ MISSING = {
 @ALL
 def test_wrong_database(host: Host, server: Database | SQLite) -> None:
     no_database, _ = MISSING[type(server)]
-    name = next(_names)
+    name = unique_name("faulty")
     url = server.url(name)
     host.configure(database_url=url, watcher="absent_grace = 0")
     live, residue = host.stage_live(), host.stage_deleted()
@@ -443,7 +440,7 @@ def wait_retries(program: Program) -> None:
 @ALL
 def test_sweep_with_the_wrong_database(host: Host, server: Database | SQLite) -> None:
     no_database, no_table = MISSING[type(server)]
-    name = next(_names)
+    name = unique_name("faulty")
     url = server.url(name)
     host.configure(database_url=url, watcher="absent_grace = 0")
     host.stage_live()

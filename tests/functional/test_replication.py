@@ -2,7 +2,6 @@
 """Databases of more than one server: Glance writes to the first, the watcher asks the second,
 which lags behind, is cut off or killed. ``absent_grace`` is shorter than that takes."""
 
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,7 +20,7 @@ from tests.functional.test_database_faults import (
     residue_to_come,
     wait_ended,
 )
-from tests.services import Images, wait_for
+from tests.services import Images, unique_name, wait_for
 from tests.services.galera import Galera
 from tests.services.replicas import MariaDBPair, Pair, PostgreSQLPair
 
@@ -29,8 +28,6 @@ GRACE = "absent_grace = 1"
 LOOKED = "Cleaned 0 stale staging files"
 NOT_READY = "WSREP has not yet prepared node for application use"
 LAGS = "Lock wait timeout exceeded"
-
-_names = (f"replicated_{number}" for number in itertools.count(1))
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +59,7 @@ def pair(request: pytest.FixtureRequest) -> Pair[Any]:
 
 @pytest.fixture
 def database() -> str:
-    return next(_names)
+    return unique_name("replicated")
 
 
 @pytest.fixture
