@@ -6,8 +6,6 @@ import os
 import re
 import signal
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -374,16 +372,3 @@ def test_the_log_file_is_opened_again_after_a_rotation(host: Host) -> None:
     wait_for(lambda: "Configuration reloaded" in log.read_text(), 10, "a line after it")
     assert not log.read_bytes().startswith(b"\0")
     assert program.log == ""
-
-
-def test_the_journal_without_its_module(host: Host) -> None:
-    run = subprocess.run([sys.executable, "-c", "import systemd.journal"], capture_output=True)  # noqa: PLW1510
-    if run.returncode == 0:
-        pytest.skip("systemd-python is installed")
-    change(host, ("debug = true", "use_journal = true"))
-    assert "systemd-python" in refused("--config-file", str(host.config_file))
-
-
-def test_a_syslog_facility_that_does_not_exist(host: Host) -> None:
-    change(host, ("debug = true", "use_syslog = true\nsyslog_log_facility = nosuch"))
-    assert "facility" in refused("--config-file", str(host.config_file))

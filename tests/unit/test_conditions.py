@@ -6,7 +6,6 @@ import pytest
 from oslo_config import cfg
 from oslo_log import formatters, log
 
-from watcher.backoff import retry_delay
 from watcher.conditions import MAX_LENGTH, Condition
 
 
@@ -49,15 +48,6 @@ def test_nothing_is_logged_of_one_that_is_forgotten(caplog: pytest.LogCaptureFix
     fault.begin("refused")
     assert fault.forget() and not fault.active and not fault.end()
     assert [record.getMessage() for record in caplog.records] == ["Lost: refused"]
-
-
-@pytest.mark.parametrize(
-    ("attempt", "longest"), [(1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (10**6, 60)]
-)
-def test_retry_delay_doubles_up_to_a_minute_with_jitter(attempt: int, longest: float) -> None:
-    delays = {retry_delay(attempt) for _ in range(50)}
-    assert all(longest / 2 <= delay <= longest for delay in delays)
-    assert len(delays) > 1
 
 
 def test_a_current_exception_is_not_logged_a_second_time() -> None:

@@ -144,14 +144,6 @@ def test_the_sample_is_current(tmp_path: Path) -> None:
     assert sample.read_text() == (tmp_path / "sample").read_text(), "make sample updates it"
 
 
-def test_a_wrong_value_names_its_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError) as caught:
-        load(tmp_path, "[staging_watcher]\nsweep_interval = bad\n")
-    where = f"[staging_watcher] sweep_interval in {tmp_path}/glance-api.conf is not valid: "
-    assert where in str(caught.value)
-    assert "LocationInfo" not in str(caught.value)
-
-
 @pytest.mark.parametrize(
     ("text", "path"),
     [
@@ -317,5 +309,7 @@ def test_a_wrong_value_names_the_file_that_has_it(tmp_path: Path) -> None:
     first, second = tmp_path / "a.conf", tmp_path / "b.conf"
     first.write_text("[staging_watcher]\nsweep_interval = bad\n")
     second.write_text("[staging_watcher]\nabsent_grace = 1\n")
-    with pytest.raises(ConfigError, match=r"sweep_interval in .*/a\.conf is not valid"):
+    with pytest.raises(ConfigError) as caught:
         conf.load(["--config-file", str(first), "--config-file", str(second)])
+    assert f"[staging_watcher] sweep_interval in {first} is not valid: " in str(caught.value)
+    assert "LocationInfo" not in str(caught.value)

@@ -160,6 +160,7 @@ def test_levels_of_the_configuration(tmp_path: Path, text: str, expected: list[s
 def test_the_journal_without_its_module(tmp_path: Path) -> None:
     error = run(tmp_path, "use_journal = true")[1]
     assert error.startswith("refused: use_journal is set, but ") and "python3-systemd" in error
+    assert "systemd-python" in error
 
 
 def test_syslog_does_not_silence_the_others(tmp_path: Path) -> None:
