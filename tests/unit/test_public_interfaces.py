@@ -11,9 +11,6 @@ import pytest
 
 SOURCE = Path(__file__).parents[2] / "watcher"
 
-# Modules for what has no public way, each with a contract test: CONTRIBUTING.md.
-DOCUMENTED: set[str] = set()
-
 PUBLIC = {"_asdict", "_exit", "_fields", "_make", "_replace"}  # of the standard library
 
 HOOKS = {"threading.excepthook"}  # of the standard library, which programs are to set
@@ -102,14 +99,9 @@ def uses(source: str) -> list[tuple[int, str]]:
     return finder.found
 
 
-def modules() -> Iterator[object]:
-    for path in sorted(SOURCE.rglob("*.py")):
-        name = str(path.relative_to(SOURCE))
-        if name not in DOCUMENTED:
-            yield pytest.param(path, id=name)
-
-
-@pytest.mark.parametrize("path", [*modules()])
+@pytest.mark.parametrize(
+    "path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE))
+)
 def test_a_module_uses_public_interfaces_only(path: Path) -> None:
     assert uses(path.read_text()) == []
 
@@ -132,10 +124,6 @@ def test_no_two_classes_or_constants_have_one_name() -> None:
     )
     assert names["WorkQueue"] == names["MAX_FAILURES"] == 1
     assert [name for name, count in names.items() if count > 1] == []
-
-
-def test_each_exception_is_needed() -> None:
-    assert [name for name in DOCUMENTED if not uses((SOURCE / name).read_text())] == []
 
 
 @pytest.mark.parametrize(
