@@ -26,7 +26,7 @@ CODE = $(foreach d,watcher tests tools benchmarks,$(if $(wildcard $(d)/*.py),$(d
 
 .DEFAULT_GOAL = help
 .PHONY: help demo run docs unit test test-large test-lowest coverage acceptance soak chaos benchmark \
-	simulation versions lint services session completion sample dist deb clean .venv
+	simulation dashboard versions lint services session completion sample dist deb clean .venv
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z.-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
