@@ -90,6 +90,26 @@ def database_url(request: pytest.FixtureRequest, sqlite_url: str) -> str:
     return server.url(name)
 
 
+def on(*kinds: str) -> pytest.MarkDecorator:
+    """Has a test run on some kinds of database only."""
+    return pytest.mark.parametrize("database_url", kinds, indirect=True)
+
+
+def name_of(database_url: str) -> str:
+    """The name of a server's database."""
+    return database_url.rpartition("/")[2]
+
+
+@pytest.fixture
+def database_server(request: pytest.FixtureRequest, database_url: str) -> Database:
+    """The server of the database at ``database_url``."""
+    server = request.getfixturevalue(
+        "mariadb" if database_url.startswith("mysql") else "postgresql"
+    )
+    assert isinstance(server, Database)
+    return server
+
+
 @pytest.fixture
 def images(database_url: str) -> Iterator[Images]:
     """Glance's table of images, empty, in the database at ``database_url``."""

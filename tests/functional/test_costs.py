@@ -20,16 +20,17 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from tests.conftest import name_of, on
 from tests.functional.host import GlanceNotifier, Host, new_id
 from tests.functional.program import PROGRAM, Program
-from tests.services import Database, MariaDB, PostgreSQL, wait_for
+from tests.services import Database, MariaDB, wait_for
 from tests.services.ports import free_port
 from tests.services.requirements import unavailable
 
 pytestmark = pytest.mark.usefixtures("executed")
 
-SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-SERVERS = pytest.mark.parametrize("database_url", ["mariadb", "postgresql"], indirect=True)
+SQLITE = on("sqlite")
+SERVERS = on("mariadb", "postgresql")
 
 CONNECTING = 20  # statements of SQLAlchemy and the driver for a new connection
 IDLE_WAKE_UPS = 120  # a minute; oslo.messaging and watchdog look once a second
@@ -283,11 +284,9 @@ class Statements:
 
 
 @pytest.fixture
-def statements(request: pytest.FixtureRequest, database_url: str) -> Iterator[Statements]:
+def statements(database_server: Database, database_url: str) -> Iterator[Statements]:
     """The statements sent to the database at ``database_url``, of a server."""
-    kind = MariaDB if database_url.startswith(MariaDB.driver) else PostgreSQL
-    server = request.getfixturevalue(kind.__name__.lower())
-    made = Statements(server, database_url.rpartition("/")[2])
+    made = Statements(database_server, name_of(database_url))
     yield made
     made.close()
 
@@ -380,7 +379,7 @@ def wake_ups(program: Program) -> int:
 
 
 @pytest.mark.large
-@pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
+@on("mariadb")
 def test_wake_ups_while_idle(bus_host: Host, notifier: GlanceNotifier) -> None:
     """With broker and database connected, and all threads there, those for metrics too.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from tests.conftest import running
+from tests.conftest import name_of, running
 from tests.functional.host import GlanceNotifier, Host, new_id
 from tests.functional.program import SECRET, Program, problems
 from tests.services import Database, Images, MariaDB, PostgreSQL, unique_name, wait_for
@@ -92,10 +92,6 @@ def database_url(server: Database | SQLite) -> str:
     name = unique_name("faulty")
     server.create_database(name)
     return server.url(name)
-
-
-def name_of(database_url: str) -> str:
-    return database_url.rpartition("/")[2]
 
 
 def reported(program: Program) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from tests.conftest import name_of, on
 from tests.docs.pages import commands
 from tests.functional.host import GlanceNotifier, Host, new_id
 from tests.functional.program import PROGRAM, SECRET
@@ -40,19 +41,18 @@ def grants(kind: str, name: str, password: str, select: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("database_url", GRANTS, indirect=True)
+@on(*GRANTS)
 @pytest.mark.parametrize("select", ["SELECT", DOCUMENTED, "SELECT (id, deleted)"])
 def test_select_on_images_is_enough(
-    request: pytest.FixtureRequest,
     new_host: Callable[..., Host],
+    database_server: Database,
     database_url: str,
     select: str,
     rabbitmq: RabbitMQ,
     notifier: GlanceNotifier,
 ) -> None:
-    name = database_url.rpartition("/")[2]
-    kind = "mariadb" if database_url.startswith("mysql") else "postgresql"
-    server: Database = request.getfixturevalue(kind)
+    name, server = name_of(database_url), database_server
+    kind = "mariadb" if isinstance(server, MariaDB) else "postgresql"
     password = f"{SECRET}-reader"
     create, grant = grants(kind, name, password, select)
     server.execute(create)
@@ -85,7 +85,7 @@ def test_select_on_images_is_enough(
     assert not program.lines("ERROR"), program.log
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@on("sqlite")
 def test_its_own_queue_is_enough_on_the_broker(
     new_host: Callable[..., Host], database_url: str, rabbitmq: RabbitMQ, notifier: GlanceNotifier
 ) -> None:
@@ -113,7 +113,7 @@ def test_its_own_queue_is_enough_on_the_broker(
     rabbitmq.ctl("delete_user", "staging_watcher")
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@on("sqlite")
 def test_no_capabilities_are_needed(host: Host) -> None:
     """As in the unit: CapabilityBoundingSet= and NoNewPrivileges=yes."""
     residue, live = host.stage_deleted(), host.stage_live()

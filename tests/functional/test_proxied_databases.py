@@ -12,7 +12,7 @@ from urllib.request import urlopen
 import pytest
 import sqlalchemy as sa
 
-from tests.conftest import running
+from tests.conftest import name_of, on, running
 from tests.functional.host import Host, new_id
 from tests.functional.program import SECRET
 from tests.functional.test_check import Report
@@ -30,9 +30,9 @@ from watcher.errors import DatabaseError
 
 LIVE, DELETED, ABSENT = ImageState.LIVE, ImageState.DELETED, ImageState.ABSENT
 NOW = "absent_grace = 0\n"
-BOTH = pytest.mark.parametrize("database_url", ["mariadb", "postgresql"], indirect=True)
-MARIADB = pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
-POSTGRESQL = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+BOTH = on("mariadb", "postgresql")
+MARIADB = on("mariadb")
+POSTGRESQL = on("postgresql")
 
 
 def started(made: Server) -> Iterator[Server]:
@@ -46,26 +46,15 @@ def started(made: Server) -> Iterator[Server]:
         made.stop()
 
 
-def server_of(request: pytest.FixtureRequest, database_url: str) -> Database:
-    kind = "mariadb" if database_url.startswith("mysql") else "postgresql"
-    server = request.getfixturevalue(kind)
-    assert isinstance(server, Database)
-    return server
-
-
-def name_of(database_url: str) -> str:
-    return database_url.rpartition("/")[2]
-
-
 # Answers that are cut
 
 
 @pytest.fixture
 def through(
-    request: pytest.FixtureRequest, database_url: str
+    database_server: Database, database_url: str
 ) -> Iterator[Callable[[Cut], tuple[RowProxy, str]]]:
     """Makes a proxy that cuts answers, and its URL."""
-    server, made = server_of(request, database_url), []
+    server, made = database_server, []
     kind = "mariadb" if isinstance(server, MariaDB) else "postgresql"
 
     def make(cut: Cut) -> tuple[RowProxy, str]:
@@ -285,9 +274,8 @@ def test_a_proxy_whose_errors_hold_changing_numbers(tmp_path: Path) -> None:
 
 
 @BOTH
-def test_haproxy(request: pytest.FixtureRequest, images: Images, database_url: str) -> None:
+def test_haproxy(database_server: Database, images: Images, database_url: str) -> None:
     """It closes idle connections, of which neither end knows before it asks."""
-    server = server_of(request, database_url)
     live, deleted, absent = new_id(), new_id(), new_id()
     images.insert(live)
     images.insert(deleted, deleted=True)
@@ -295,12 +283,14 @@ def test_haproxy(request: pytest.FixtureRequest, images: Images, database_url: s
     name = name_of(database_url)
     images.close()
     with tempfile.TemporaryDirectory(prefix="services-", ignore_cleanup_errors=True) as directory:
-        for made in started(HAProxy(Path(directory), server, idle=300)):
+        for made in started(HAProxy(Path(directory), database_server, idle=300)):
             assert isinstance(made, HAProxy)
             table = WatchersImages(made.url(name))
             for read in (table.states, table.confirm_absent, table.states):
                 assert read(expected) == expected
-                wait_for(lambda: not server.sessions(name), 30, "the end of the idle session")
+                wait_for(
+                    lambda: not database_server.sessions(name), 30, "the end of the idle session"
+                )
             table.close()
 
 

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from tests.conftest import on
 from tests.functional.host import Host, new_id
 from tests.functional.program import SECRET, run_program
 from tests.functional.terminal import COLOUR, Terminal
 from tests.services import wait_for
 
-ONE_DATABASE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+ONE_DATABASE = on("sqlite")
 
 
 def status(host: Host, *arguments: str) -> tuple[int, str, str]:

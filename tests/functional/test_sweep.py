@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import on
 from tests.functional.host import Host, new_id
 from tests.functional.program import AS_NOBODY, PROGRAM, problems, run_program
 from tests.functional.terminal import COLOUR, Terminal
 from tests.services import namespaces, wait_for
 
-ONE_DATABASE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+ONE_DATABASE = on("sqlite")
 
 
 def test_one_sweep(host: Host) -> None:

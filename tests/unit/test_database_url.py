@@ -9,8 +9,9 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.conftest import name_of, on
+from tests.services import Database, MariaDB, unique_name
 from tests.services import Images as GlanceImages
-from tests.services import MariaDB, unique_name
 from watcher.database import url as url_module
 from watcher.database.images import Images
 from watcher.database.mysql import MySQL, _context
@@ -232,17 +233,14 @@ def test_a_driver_that_is_not_installed_is_named(
 
 
 @pytest.mark.parametrize("password", ["s3cr3t€", "s3cr3t$x${y}", "s3cr3t@:/?#[]%40", "s3cr3t'\"\\"])
-@pytest.mark.parametrize("database_url", ["mariadb", "postgresql"], indirect=True)
+@on("mariadb", "postgresql")
 def test_passwords_of_any_characters(
-    request: pytest.FixtureRequest, images: GlanceImages, database_url: str, password: str
+    database_server: Database, images: GlanceImages, database_url: str, password: str
 ) -> None:
-    kind = "mariadb" if database_url.startswith("mysql") else "postgresql"
-    server = request.getfixturevalue(kind)
-    name = unique_name("reader")
-    database = database_url.rpartition("/")[2]
+    name, database = unique_name("reader"), name_of(database_url)
     escaped = password.replace("'", "''")
-    if isinstance(server, MariaDB):
+    if isinstance(database_server, MariaDB):
         escaped = escaped.replace("\\", "\\\\")
-    server.add_reader(name, escaped.replace("%", "%%"), database)
-    url = server.url(database, name, quote(password, safe=""))
+    database_server.add_reader(name, escaped.replace("%", "%%"), database)
+    url = database_server.url(database, name, quote(password, safe=""))
     assert not Images(url).check()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from tests.conftest import on
 from tests.services import Images as GlanceImages
 from watcher.database import images as images_module
 from watcher.database import postgresql as postgresql_module
@@ -125,7 +126,7 @@ def test_what_a_replica_does_not_have_is_unknown(
     assert table.confirm_absent(expected) == expected
 
 
-@pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
+@on("mariadb")
 @pytest.mark.parametrize(
     ("value", "replica"), [("0", 0), ("1", 1), ("'OFF'", 0), ("'ON'", 1), ("'NO_LOCK'", 1)]
 )
@@ -134,7 +135,7 @@ def test_read_only_is_a_number_or_a_word(database_url: str, value: str, replica:
     assert Images(database_url)._server.ask(f"SELECT {expression}") == [(replica,)]
 
 
-@pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
+@on("mariadb")
 @pytest.mark.parametrize("galera", [True, False])
 def test_only_a_galera_node_is_asked_to_catch_up(
     monkeypatch: pytest.MonkeyPatch, images: GlanceImages, database_url: str, galera: bool
@@ -157,7 +158,7 @@ def test_only_a_galera_node_is_asked_to_catch_up(
     assert table.confirm_absent([]) == {} and len(asked) == 3
 
 
-@pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
+@on("mariadb")
 def test_one_server_is_no_galera_node(database_url: str) -> None:
     assert not Images(database_url)._server.in_galera()
 
@@ -223,7 +224,7 @@ LIMITS = {
 }
 
 
-@pytest.mark.parametrize("database_url", LIMITS, indirect=True)
+@on(*LIMITS)
 def test_the_limits_that_the_servers_get(database_url: str) -> None:
     """They are those of one statement: nothing is left for whom a pooler gives the session."""
     table = Images(database_url)
@@ -237,7 +238,7 @@ def test_the_limits_that_the_servers_get(database_url: str) -> None:
     assert float(limit) == 0
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@on("postgresql")
 def test_a_server_that_is_silent(monkeypatch: pytest.MonkeyPatch, database_url: str) -> None:
     monkeypatch.setattr(postgresql_module, "READ_TIMEOUT", 0.05)
     table = Images(database_url)
@@ -246,7 +247,7 @@ def test_a_server_that_is_silent(monkeypatch: pytest.MonkeyPatch, database_url: 
     assert not table._server.connected
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@on("postgresql")
 def test_no_prepared_statement_and_no_setting_is_left_to_others(
     images: GlanceImages, database_url: str
 ) -> None:
@@ -263,7 +264,7 @@ def test_no_prepared_statement_and_no_setting_is_left_to_others(
     assert table._server.ask(changed) == [("0",)]
 
 
-@pytest.mark.parametrize("database_url", ["mariadb", "postgresql"], indirect=True)
+@on("mariadb", "postgresql")
 def test_a_long_question_and_a_long_answer(images: GlanceImages, database_url: str) -> None:
     """Longer than what sockets hold."""
     ids = [f"{number:0500}" for number in range(4000)]
@@ -352,7 +353,7 @@ def scanned(table: Images, ids: list[str]) -> Callable[[], int]:
 
 @pytest.mark.parametrize("connected", ["", "charset=utf8mb3", "charset=latin1"])
 @pytest.mark.parametrize("stored", ["utf8mb3", "utf8mb4", "latin1"])
-@pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
+@on("mariadb")
 def test_the_second_read_uses_the_index_for_any_character_sets(
     images: GlanceImages, database_url: str, stored: str, connected: str
 ) -> None:
@@ -371,7 +372,7 @@ def test_the_second_read_uses_the_index_for_any_character_sets(
     assert read() - before < 1000
 
 
-@pytest.mark.parametrize("database_url", ["postgresql", "sqlite"], indirect=True)
+@on("postgresql", "sqlite")
 def test_the_second_read_uses_the_index(
     monkeypatch: pytest.MonkeyPatch, images: GlanceImages, database_url: str
 ) -> None:
@@ -419,7 +420,7 @@ def test_an_answer_at_a_level_that_shows_what_is_not_committed(
         assert read(table, [deleted]) == {deleted: DELETED}
 
 
-@pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
+@on("mariadb")
 @pytest.mark.parametrize(
     "parameter",
     ["", "init_command=SET%20SESSION%20TRANSACTION%20ISOLATION%20LEVEL%20READ%20UNCOMMITTED"],
@@ -438,7 +439,7 @@ def test_nothing_uncommitted_counts_with_any_url(
     engine.dispose()
 
 
-@pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
+@on("mariadb")
 def test_an_isolation_level_that_a_proxy_changed_later(
     images: GlanceImages, database_url: str
 ) -> None:
@@ -452,7 +453,7 @@ def test_an_isolation_level_that_a_proxy_changed_later(
     assert table.states([live]) == {live: LIVE}, "by a new connection"
 
 
-@pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
+@on("mariadb")
 @pytest.mark.parametrize("mode", ["EMPTY_STRING_IS_NULL", "ANSI_QUOTES", "ORACLE", "ANSI"])
 def test_modes_of_sql(images: GlanceImages, database_url: str, mode: str) -> None:
     live, deleted, absent = new_id(), new_id(), new_id()
@@ -464,7 +465,7 @@ def test_modes_of_sql(images: GlanceImages, database_url: str, mode: str) -> Non
 
 
 @pytest.mark.parametrize("options", ["use_unicode=0", "use_unicode=false&charset=utf8"])
-@pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
+@on("mariadb")
 def test_ids_are_texts_with_any_url(images: GlanceImages, database_url: str, options: str) -> None:
     live = new_id()
     images.insert(live)
