@@ -103,6 +103,15 @@ class Host:
         self.images.insert(image, deleted=True, status="deleted")
         return self.stage(image + suffix)
 
+    def stage_many(self, count: int, *, deleted: bool = False, suffix: str = "") -> list[Path]:
+        """Stage empty files of as many images."""
+        ids = [new_id() for _ in range(count)]
+        self.images.insert(*ids, deleted=deleted)
+        paths = [self.staging / (image + suffix) for image in ids]
+        for path in paths:
+            path.touch()
+        return paths
+
     def age(self, path: Path, seconds: float) -> None:
         """Wait until a file is that old; nothing but the clock makes its ctime older."""
         time.sleep(max(0.0, path.lstat().st_ctime + seconds - time.time()))

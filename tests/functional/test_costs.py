@@ -82,16 +82,6 @@ def quiet(host: Host) -> Host:
     return host
 
 
-def stage_many(host: Host, count: int, *, deleted: bool = False, suffix: str = "") -> list[Path]:
-    """Stage files of as many images."""
-    ids = [new_id() for _ in range(count)]
-    host.images.insert(*ids, deleted=deleted)
-    paths = [host.staging / (image + suffix) for image in ids]
-    for path in paths:
-        path.touch()
-    return paths
-
-
 # System calls
 
 
@@ -192,7 +182,7 @@ def test_system_calls_of_a_sweep(strace: str, host: Host, deleted: bool) -> None
     for files in (count, 2 * count):
         for path in host.staging.iterdir():
             path.unlink()
-        stage_many(host, files, deleted=deleted)
+        host.stage_many(files, deleted=deleted)
         cleaned, ignored = (files, 0) if deleted else (0, files)
         runs.append(calls_of_a_sweep(strace, host, cleaned, ignored))
     grown = Counter(runs[1])
@@ -212,7 +202,7 @@ def test_system_calls_of_a_sweep(strace: str, host: Host, deleted: bool) -> None
 def test_file_look_ups_for_a_notification_do_not_grow_with_the_directory(
     strace: str, bus_host: Host, notifier: GlanceNotifier
 ) -> None:
-    residue = stage_many(bus_host, 10_000, suffix=".uc")[0]
+    residue = bus_host.stage_many(10_000, suffix=".uc")[0]
     program = start_listening(bus_host, notifier)
     image = residue.stem
     path = bus_host.directory / "trace"
@@ -308,7 +298,7 @@ def locked(database_url: str) -> Iterator[None]:
 
 def start_listening(host: Host, notifier: GlanceNotifier) -> Program:
     """Start the service; it has swept after it began to listen, and nothing waits any more."""
-    warming = stage_many(host, 10)
+    warming = host.stage_many(10)
     program = host.start()
     program.wait_for_line(LISTENING)
     for path in warming:
@@ -327,9 +317,9 @@ def start_listening(host: Host, notifier: GlanceNotifier) -> Program:
 @SERVERS
 def test_statements_of_a_sweep(host: Host, statements: Statements) -> None:
     """One for up to 1000 files, and one to see that the table is there."""
-    stage_many(host, 2400, deleted=True)
-    stage_many(host, 90)
-    stage_many(host, 10, suffix=".uc")
+    host.stage_many(2400, deleted=True)
+    host.stage_many(90)
+    host.stage_many(10, suffix=".uc")
     assert host.sweep()[0] == 0
     reads = statements.reads()
     assert 0 < reads <= 25, "each step has a bounded time, so a slow machine takes more of them"
@@ -341,7 +331,7 @@ def test_statements_of_a_sweep(host: Host, statements: Statements) -> None:
 def test_statements_for_notifications(
     bus_host: Host, notifier: GlanceNotifier, statements: Statements, database_url: str
 ) -> None:
-    staged = stage_many(bus_host, 501)
+    staged = bus_host.stage_many(501)
     program = start_listening(bus_host, notifier)
     bus_host.images.delete(*(path.name for path in staged))
 
@@ -499,7 +489,7 @@ def test_bytes_held_for_a_staged_file(
     held = []
     quiet(host)
     for files in (1000, 4000):
-        stage_many(host, files, suffix=suffix)
+        host.stage_many(files, suffix=suffix)
         program = host.start()
         held.append(ask(program)[0])
         program.stop()
@@ -512,7 +502,7 @@ def test_private_memory_for_a_staged_file(host: Host) -> None:
     quiet(host)
     held = []
     for files in (10_000, 50_000):
-        stage_many(host, files)
+        host.stage_many(files)
         program = host.start()
         with Path(f"/proc/{program.process.pid}/smaps_rollup").open() as file:
             kilobytes = (int(line.split()[1]) for line in file if line.startswith("Private_"))

@@ -15,7 +15,7 @@ from tests.conftest import sqlite_url
 from tests.functional.host import Host, new_id
 from tests.functional.program import SECRET, Program
 from tests.functional.test_configuration import refused
-from tests.functional.test_process_faults import blocks, stage_many
+from tests.functional.test_process_faults import blocks
 from tests.services import RabbitMQ
 from tests.services.ports import free_port
 from tests.services.waiting import wait_for
@@ -296,7 +296,7 @@ def test_a_line_with_a_password_is_not_quoted_at_start(host: Host) -> None:
 def test_a_report_while_it_works_and_while_it_waits(new_host: Callable[..., Host]) -> None:
     host = new_host(transport_url=f"rabbit://glance:{SECRET}@127.0.0.1:{free_port()}/")
     change(host, ("[database]", f"[database]\nsql_connection = sqlite://{SECRET}@/x"))
-    stage_many(host, 3000)
+    host.stage_many(3000, deleted=True)
     host.stage_live()
     program = host.start(ready=False)
     program.wait_for_line("Stale staging residue")

@@ -23,7 +23,7 @@ database_url = sqlite_url
 
 def test_it_ends_in_time_though_its_log_is_stuck(host: Host) -> None:
     """A pipe that nobody reads any more is full; then each line waits for ever."""
-    stage_many(host, 1000)
+    host.stage_many(1000, deleted=True)
     reader, writer = os.pipe()
     command = [str(PROGRAM), "--config-file", str(host.config_file)]
     with os.fdopen(reader), os.fdopen(writer, "w") as output:
@@ -42,13 +42,6 @@ def test_it_ends_in_time_though_its_log_is_stuck(host: Host) -> None:
             process.wait()
 
 
-def stage_many(host: Host, count: int) -> None:
-    ids = [new_id() for _ in range(count)]
-    host.images.insert(*ids, deleted=True)
-    for image in ids:
-        (host.staging / image).touch()
-
-
 def blocks(program: Program, number: signal.Signals) -> bool:
     status = Path(f"/proc/{program.process.pid}/status").read_text()
     mask = next(line for line in status.splitlines() if line.startswith("SigBlk:"))
@@ -61,7 +54,7 @@ def test_a_signal_at_any_moment_ends_it_in_time(
 ) -> None:
     """From the first imports to the middle of a sweep, with a broker it can't reach."""
     host = new_host(transport_url=f"rabbit://glance:s3cr3t@127.0.0.1:{free_port()}/")
-    stage_many(host, 3000)
+    host.stage_many(3000, deleted=True)
     host.stage_live()
     chance = random.Random(7)
     for _ in range(12):
@@ -123,7 +116,7 @@ def memory(program: Program) -> int:
 
 def test_killed_at_any_moment_and_started_again(new_host: Callable[..., Host]) -> None:
     host = new_host()
-    stage_many(host, 3000)
+    host.stage_many(3000, deleted=True)
     host.stage_live()
     before = set(os.listdir(host.directory))
     for count in (2900, 2000, 1000):
@@ -138,7 +131,7 @@ def test_killed_at_any_moment_and_started_again(new_host: Callable[..., Host]) -
 
 def test_two_watchers_on_one_directory(new_host: Callable[..., Host]) -> None:
     host = new_host(watcher="sweep_interval = 1")
-    stage_many(host, 4000)
+    host.stage_many(4000, deleted=True)
     host.stage_live()
     first, second = host.start(ready=False), host.start(ready=False)
     for program in (first, second):
