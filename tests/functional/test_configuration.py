@@ -154,17 +154,6 @@ def test_a_sweep_with_a_database_that_cannot_be_reached(host: Host, scheme: str)
         assert residue.exists()
 
 
-def test_unknown_options_and_commands() -> None:
-    assert "Unknown command 'sweeep'" in refused("sweeep")
-    wrong_value = ["sweep", "--format", "xml"]
-    for arguments in (["--nonsense"], ["--dry-run"], ["sweep", "now"], wrong_value):
-        run = run_program(*arguments)
-        assert run.returncode == 2
-        assert ("--format" if "xml" in arguments else "usage: glance-") in run.stderr
-        assert run.stderr.endswith("\n")
-        assert "Traceback" not in run.stderr
-
-
 @pytest.mark.parametrize(
     ("default", "more"),
     [
@@ -207,10 +196,6 @@ def test_options_stand_before_or_after_the_command(host: Host, database_url: str
         run = run_program(*arguments)
         assert run.returncode == 0 and residue.name in run.stdout
         assert residue.exists()
-    for typo in (["--config-file", str(host.config_file), "swep"], [*file, "--dry-rum"]):
-        run = run_program(*typo)
-        assert run.returncode == 2
-        assert len(list(host.staging.iterdir())) == 2
 
 
 def test_what_the_service_runs_with_is_its_first_line(host: Host, database_url: str) -> None:

@@ -75,13 +75,7 @@ def test_user(number: int, owner: int | None, result: Result, found: str) -> Non
     ("kind", "result"),
     [
         ("ext4", OK),
-        ("tmpfs", OK),
-        ("overlay", OK),
-        ("fuse.mergerfs", OK),
         ("nfs4", WARNING),
-        ("cifs", WARNING),
-        ("ceph", WARNING),
-        ("fuse.glusterfs", WARNING),
         ("unknown", WARNING),  # the service treats it as a network file system
     ],
 )

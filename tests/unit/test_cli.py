@@ -71,6 +71,9 @@ def test_the_options_that_take_a_value_are_known() -> None:
         ["--dry-run"],
         ["--dry-run", "sweeep"],
         ["sweep", "status"],
+        ["sweep", "now"],
+        ["sweep", "--dry-rum"],
+        ["sweep", "--format", "xml"],
     ],
 )
 def test_a_typo_starts_nothing(arguments: list[str]) -> None:
@@ -87,7 +90,7 @@ def test_a_typo_starts_nothing(arguments: list[str]) -> None:
         check=False,
     )
     assert run.returncode == 2 and not run.stdout
-    assert re.search("Unknown command|usage: ", run.stderr)
+    assert re.search("Unknown command|usage: |--format: ", run.stderr)
     assert "Traceback" not in run.stderr
 
 

@@ -56,6 +56,7 @@ def test_a_mount_that_is_not_in_the_table(monkeypatch: pytest.MonkeyPatch) -> No
     [
         ("nfs", True),
         ("nfs4", True),
+        ("ceph", True),
         ("cifs", True),
         ("fuse.sshfs", True),
         ("fuse.glusterfs", True),
