@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.services import cgroups
 from tests.services.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -159,26 +160,12 @@ class Manager:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-        wait_for(self._left, TIMEOUT, "the end of systemd")
-
-    def _left(self) -> bool:
-        with contextlib.suppress(OSError):
-            for path, _, _ in os.walk(self._cgroup, topdown=False):
-                os.rmdir(path)
-        return not self._cgroup.exists()
-
-
-def cgroup2() -> Path | None:
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, place, kind, *_ = line.split()
-        if kind == "cgroup2" and os.access(place, os.W_OK):
-            return Path(place)
-    return None
+        wait_for(lambda: cgroups.removed(self._cgroup), TIMEOUT, "the end of systemd")
 
 
 @pytest.fixture
 def manager(tmp_path: Path) -> Iterator[Manager]:
-    place = cgroup2()
+    place = cgroups.writable()
     if os.geteuid() != 0 or place is None:
         pytest.skip("only root can start a systemd of its own")
     for needed in ("/lib/systemd/systemd", PYTHON, shutil.which("unshare") or "/usr/bin/unshare"):

@@ -5,7 +5,6 @@ The trees are kept below ``$DEBIAN13_TREES``, else in the user's cache directory
 have them made again.
 """
 
-import contextlib
 import fcntl
 import hashlib
 import os
@@ -14,6 +13,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.services import cgroups
 from tests.services.waiting import wait_for
 
 BUILDERS = (
@@ -165,7 +165,9 @@ class Machine:
     """
 
     def __init__(self, tree: Path, scratch: Path, *init: str) -> None:
-        self._cgroup = _cgroup2() / f"{scratch.name}-{os.getpid()}"
+        if (place := cgroups.writable()) is None:
+            raise UnavailableError("no control groups (cgroup2) to write to")
+        self._cgroup = place / f"{scratch.name}-{os.getpid()}"
         self._cgroup.mkdir()
         self._console = scratch.with_suffix(".console")
         with self._console.open("wb") as console:
@@ -240,22 +242,8 @@ class Machine:
         """End it, with all that was changed."""
         self._process.kill()
         self._process.wait()
-        wait_for(self._ended, START_TIMEOUT, "the end of the machine's processes")
-
-    def _ended(self) -> bool:
-        with contextlib.suppress(OSError):
-            for path, _, _ in os.walk(self._cgroup, topdown=False):
-                os.rmdir(path)
-        return not self._cgroup.exists()
-
-
-def _cgroup2() -> Path:
-    """Directory of the control groups.
-
-    :raises UnavailableError: there are none that can be written to
-    """
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, place, kind, *_ = line.split()
-        if kind == "cgroup2" and os.access(place, os.W_OK):
-            return Path(place)
-    raise UnavailableError("no control groups (cgroup2) to write to")
+        wait_for(
+            lambda: cgroups.removed(self._cgroup),
+            START_TIMEOUT,
+            "the end of the machine's processes",
+        )
