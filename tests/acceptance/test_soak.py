@@ -77,7 +77,7 @@ def test_soak(
         for client in clients:
             client.stop()
     images = [image for client in clients for image in client.images]
-    settle(hosts, images)
+    settle(hosts)
     check_live(hosts, images)
     delete_all(clients, hosts)
     half = half_deleted(hosts)
@@ -108,7 +108,7 @@ def wait_until(moment: float) -> None:
     time.sleep(max(0.0, moment - time.monotonic()))
 
 
-def settle(hosts: list[Host], images: list[Image]) -> None:
+def settle(hosts: list[Host]) -> None:
     """Wait until imports are done and each staged file's image is one that lives."""
     deadline = time.monotonic() + 30.0
 

@@ -189,7 +189,7 @@ def test_version_and_help() -> None:
         assert ("--dry-run  " in text) == (command == "sweep")
 
 
-def test_options_stand_before_or_after_the_command(host: Host, database_url: str) -> None:
+def test_options_stand_before_or_after_the_command(host: Host) -> None:
     file = ["--config-file", str(host.config_file)]
     for arguments in ([*file, "sweep", "--dry-run"], ["sweep", "--dry-run", *file]):
         residue = host.stage_deleted()
@@ -198,7 +198,7 @@ def test_options_stand_before_or_after_the_command(host: Host, database_url: str
         assert residue.exists()
 
 
-def test_what_the_service_runs_with_is_its_first_line(host: Host, database_url: str) -> None:
+def test_what_the_service_runs_with_is_its_first_line(host: Host) -> None:
     host.configure(
         database_url=f"mysql://glance:{SECRET}%40{SECRET}@127.0.0.1:1/glance",
         transport_url=f"rabbit://glance:{SECRET}@127.0.0.1:1,glance:{SECRET}@[::1]:2/",
@@ -265,14 +265,14 @@ def test_a_bind_mount_of_a_directory_of_images(host: Host, database_url: str) ->
 
 
 @COMMANDS
-def test_a_dollar_in_a_password(host: Host, database_url: str, command: list[str]) -> None:
+def test_a_dollar_in_a_password(host: Host, command: list[str]) -> None:
     host.configure(database_url=f"mysql+pymysql://glance:top${SECRET}@127.0.0.1/glance")
     said = refused(*command, "--config-file", str(host.config_file))
     assert f"[database] connection in {host.config_file} refers with $ to an option" in said
 
 
 def test_files_of_its_own_are_read_by_service_and_commands_alike(
-    host: Host, database_url: str, tmp_path: Path
+    host: Host, tmp_path: Path
 ) -> None:
     own = tmp_path / "own/glance-staging-watcher.conf.d"
     own.mkdir(parents=True)

@@ -110,9 +110,7 @@ def test_a_signal_before_the_service_runs_is_heeded_later(
     program.wait_ready()
 
 
-def test_a_reload_says_what_changed_and_what_cannot(
-    new_host: Callable[..., Host], database_url: str
-) -> None:
+def test_a_reload_says_what_changed_and_what_cannot(new_host: Callable[..., Host]) -> None:
     port = free_port()
     host = new_host(
         transport_url=f"rabbit://glance:{SECRET}-old@127.0.0.1:{port}/",

@@ -469,7 +469,7 @@ def test_ids_that_differ_by_case(host: Host, database_url: str) -> None:
 
 
 @ONE
-def test_row_that_comes_after_the_file(new_host: Callable[..., Host], database_url: str) -> None:
+def test_row_that_comes_after_the_file(new_host: Callable[..., Host]) -> None:
     host = new_host(watcher="absent_grace = 5")
     host.images.insert(new_id())
     program = host.start()

@@ -69,7 +69,7 @@ def test_a_signal_at_any_moment_ends_it_in_time(
     assert len(os.listdir(host.staging)) == 1
 
 
-def test_sigterm_during_a_huge_unlink(host: Host, tmp_path: Path) -> None:
+def test_sigterm_during_a_huge_unlink(host: Host) -> None:
     path = host.stage_deleted()
     with path.open("r+b") as file:
         os.posix_fallocate(file.fileno(), 0, 3 << 30)

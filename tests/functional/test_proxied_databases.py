@@ -211,9 +211,7 @@ def pgbouncer(request: pytest.FixtureRequest, postgresql: PostgreSQL) -> Iterato
 
 
 @POSTGRESQL
-def test_pgbouncer(
-    new_host: Callable[..., Host], images: Images, pgbouncer: PgBouncer, database_url: str
-) -> None:
+def test_pgbouncer(new_host: Callable[..., Host], pgbouncer: PgBouncer, database_url: str) -> None:
     """Two watchers, more queries than a driver makes before it prepares a statement."""
     url = pgbouncer.url(name_of(database_url))
     hosts = [new_host(), new_host()]

@@ -419,9 +419,7 @@ def test_a_witness_found_late_in_a_pass_counts_for_all_of_it(
     assert counts(outcome) == ((6, 0, 0) if deleted else (5, 1, 0))
 
 
-def test_a_database_that_is_swapped_under_way_proves_nothing(
-    host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_database_that_is_swapped_under_way_proves_nothing(host: Host) -> None:
     """The witness must be in the same answer as what is absent."""
     live, absent = [new_id() for _ in range(3)], new_id()
     host.glance.insert(*live)

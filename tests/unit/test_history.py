@@ -248,9 +248,7 @@ def test_an_incomplete_last_line(path: Path, listed: Callable[..., Listing]) -> 
     assert (names(removals), summary["skipped"]) == (["1"], 1)
 
 
-def test_a_rotated_file_that_cannot_be_read(
-    path: Path, listed: Callable[..., Listing], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_rotated_file_that_cannot_be_read(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path.write_text(line("now"))
     bad = rotated(path, "audit.json.9.gz", 9, *(line(str(number)) for number in range(5000)))
     bad.write_bytes(bad.read_bytes()[:-100])

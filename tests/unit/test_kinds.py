@@ -112,7 +112,7 @@ def test_no_event_counts_kinds(site: Site) -> None:
     assert outcome.ignored == 1 and not outcome.kinds
 
 
-def test_sums_of_several(site: Site) -> None:
+def test_sums_of_several() -> None:
     one, other, none = Share(), Share(), Share()
     one.files, one.size, one.oldest = 1, 10, 300.0
     other.files, other.size, other.oldest = 2, 20, 200.0

@@ -19,7 +19,7 @@ from watcher.staging.mounts import (
 )
 
 
-def test_the_type_is_that_of_the_mount(tmp_path: Path) -> None:
+def test_the_type_is_that_of_the_mount() -> None:
     for path, kind in ((Path("/proc"), "proc"), (Path("/sys"), "sysfs")):
         descriptor = os.open(path, os.O_RDONLY)
         assert mount_type(descriptor) == kind

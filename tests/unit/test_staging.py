@@ -642,9 +642,7 @@ def test_what_makes_a_directory_or_a_file_another_one(
     assert (version(one) == version(other)) is same_version
 
 
-def test_a_number_that_another_descriptor_got_leads_nowhere(
-    staging: Staging, tmp_path: Path
-) -> None:
+def test_a_number_that_another_descriptor_got_leads_nowhere(staging: Staging) -> None:
     path = put(staging, ID)
     other = Staging(staging.path)
     with other:

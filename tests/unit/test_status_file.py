@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +32,10 @@ def path(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def numbers(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+def numbers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What is written."""
     monkeypatch.setattr(status_file, "INTERVAL", 0.001)
-    yield {"number": 0}
+    return {"number": 0}
 
 
 def wait_written(path: str, expected: dict[str, Any]) -> None:

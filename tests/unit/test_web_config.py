@@ -210,9 +210,7 @@ def test_a_password_costs_bcrypt_once(file: Path, monkeypatch: pytest.MonkeyPatc
     assert not config.allows(basic(password="x" * 100))
 
 
-def test_check_knows_it(
-    serve: Callable[[str], MetricsServer], tmp_path: Path, file: Path, tls: str
-) -> None:
+def test_check_knows_it(serve: Callable[[str], MetricsServer], file: Path, tls: str) -> None:
     server = serve(tls + USERS)
     port = int(server.server_address[1])
     found = outputs.metrics("127.0.0.1", port, str(file))
