@@ -243,6 +243,12 @@ def load(args: Sequence[str], *, cli_opts: Sequence[cfg.Opt] = (), **texts: str)
     return conf
 
 
+def unknown_names(files: Sequence[str]) -> Iterator[config_files.Unknown]:
+    """Names in these files and the environment that are meant for us and have no effect."""
+    known = [opt.dest for opt in watcher_opts]
+    return config_files.unknown(config_files.parsed(files), os.environ, GROUP, known)
+
+
 @contextlib.contextmanager
 def _exits_explained(arguments: Sequence[str]) -> Iterator[None]:
     """Raise an error where oslo.config prints a line and exits: for a value in a file of an option

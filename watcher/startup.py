@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The first lines of the service's log: what it runs with, and what in its files has no effect."""
 
-import os
 from importlib.metadata import version
 
 from oslo_log import log
 
 from watcher import config_files
-from watcher.conf import DISTRIBUTION, GROUP, Config, limits, staging_path, watcher_opts
+from watcher.conf import DISTRIBUTION, GROUP, Config, limits, staging_path, unknown_names
 
 LOG = log.getLogger(__name__)
 
@@ -32,8 +31,7 @@ def announce(conf: Config) -> None:
         values.absent_grace,
         values.max_absent_removals,
     )
-    known = [opt.dest for opt in watcher_opts]
-    for each in config_files.unknown(config_files.parsed(files), os.environ, GROUP, known):
+    for each in unknown_names(files):
         if each.nearest is None:
             LOG.warning("Unknown: %s in %s has no effect", each.found, each.place)
         else:

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks of the configuration: is it Glance's, and does Glance send what the watcher listens to."""
 
-import os
 from collections.abc import Iterator
 
 from oslo_config import cfg
 
 from watcher import config_files
 from watcher.checks.result import Check, Result
-from watcher.conf import GROUP, Config, watcher_opts
+from watcher.conf import GROUP, Config, unknown_names
 from watcher.config_files import Unknown
 from watcher.errors import ConfigError
 from watcher.triggers.listener import EVENT_TYPE, why_not_sent
@@ -19,10 +18,7 @@ def configuration(conf: Config) -> Iterator[Check]:
     """What was read."""
     read = config_files.read(conf.arguments)
     yield files(read)
-    known = [opt.dest for opt in watcher_opts]
-    yield from options(
-        list(config_files.unknown(config_files.parsed(read), os.environ, GROUP, known))
-    )
+    yield from options(list(unknown_names(read)))
 
 
 def files(read: list[str]) -> Check:
