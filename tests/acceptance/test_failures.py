@@ -2,23 +2,18 @@
 """Glance killed in the middle, deletions that are delayed, rows that are purged."""
 
 import time
+from functools import partial
 
 from tests.acceptance import payload
 from tests.acceptance.cloud import Cloud, Host, deleted
 from tests.acceptance.configuration import ABSENT_GRACE
 from tests.acceptance.source import Download, Source
+from tests.acceptance.test_deletions import start_decompression
 
 
 def killed_in_decompression(host: Host) -> str:
     """An image whose import a crash of Glance ended; it has two files in the staging directory."""
-
-    def start(size: int) -> str:
-        image = host.client.create()
-        host.client.stage(image, payload.zipped(bytes(size)))
-        host.client.start_import(image, "glance-direct")
-        return image
-
-    with host.frozen(start, "", ".uc") as image:
+    with host.frozen(partial(start_decompression, host), "", ".uc") as image:
         host.api.kill()
     return image
 
