@@ -3,6 +3,7 @@
 
 import subprocess
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -30,6 +31,12 @@ class Environment:
         if not path.exists():
             raise FileNotFoundError(f"{path}: run make acceptance")
         return str(path)
+
+    @cached_property
+    def version(self) -> str:
+        """Version of Glance."""
+        code = "from importlib.metadata import version; print(version('glance'))"
+        return self.run(self.python, "-c", code).strip()
 
     def variables(self) -> dict[str, str]:
         """Environment variables of its programs."""
