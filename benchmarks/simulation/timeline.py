@@ -8,6 +8,7 @@ second writing.
 
 import heapq
 import itertools
+import math
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +28,7 @@ class Timeline:
         self._tasks: list[greenlet] = []
 
     def at(self, moment: float, action: Callable[..., object], *arguments: Any) -> None:
-        """Do something then; what is for the same moment happens in the order it was asked for."""
+        """Do something then; at the same moment, in the order of the calls."""
         heapq.heappush(self._events, (moment, next(self._sequence), action, arguments))
 
     def spawn(self, moment: float, run: Callable[[], object]) -> None:
@@ -46,10 +47,9 @@ class Timeline:
         self._hub.switch()
 
     def run(self, until: float) -> None:
-        """Let all happen that is to happen by then. What a task raises is raised here."""
-        events = self._events
-        while events and events[0][0] <= until:
-            self.now, _, action, arguments = heapq.heappop(events)
+        """Let time pass until then. What a task raises is raised here."""
+        while self._events and self._events[0][0] <= until:
+            self.now, _, action, arguments = heapq.heappop(self._events)
             action(*arguments)
         self.now = until
 
@@ -60,50 +60,42 @@ class Timeline:
 
 
 class Condition(threading.Condition):
-    """A condition with one waiter, on simulated time. Nobody is interrupted, so it locks nothing.
+    """A condition with one waiter, on simulated time; tasks share a thread, so its lock is free.
 
     A wait mostly ends long before its time: an alarm that is set already serves the next wait.
     """
 
     def __init__(self, timeline: Timeline) -> None:
+        super().__init__()
         self._timeline = timeline
         self._waiter: greenlet | None = None
-        self._deadline: float | None = None
-        self._alarms: list[float] = []
-
-    def __enter__(self) -> bool:
-        return True
-
-    def __exit__(self, *_: object) -> None:
-        pass
+        self._deadline = math.inf
+        self._alarms = [math.inf]  # a heap
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for `notify`, at most that many seconds."""
         self._waiter = getcurrent()
-        self._deadline = None if timeout is None else self._timeline.now + timeout
+        self._deadline = math.inf if timeout is None else self._timeline.now + timeout
         self._set_alarm()
         self._timeline.pause()
         return True
 
     def notify(self, n: int = 1) -> None:
         """Wake the waiter."""
-        if (waiter := self._waiter) is not None:
+        if self._waiter is not None:
+            self._timeline.at(self._timeline.now, self._waiter.switch)
             self._waiter = None
-            self._timeline.at(self._timeline.now, waiter.switch)
 
     def _set_alarm(self) -> None:
-        deadline = self._deadline
-        if deadline is not None and not (self._alarms and self._alarms[0] <= deadline):
-            heapq.heappush(self._alarms, deadline)
-            self._timeline.at(deadline, self._alarm)
+        if self._deadline < self._alarms[0]:
+            heapq.heappush(self._alarms, self._deadline)
+            self._timeline.at(self._deadline, self._alarm)
 
     def _alarm(self) -> None:
         heapq.heappop(self._alarms)
-        if self._waiter is None or self._deadline is None:
-            return
         if self._deadline <= self._timeline.now:
             self.notify()
-        else:
+        elif self._waiter is not None:
             self._set_alarm()
 
 
