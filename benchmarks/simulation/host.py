@@ -5,13 +5,14 @@ import math
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple, cast
+from types import SimpleNamespace
+from typing import Any
 
 from benchmarks.simulation import costs
-from benchmarks.simulation.timeline import Condition, Line, Timeline
+from benchmarks.simulation.timeline import Condition, Timeline
 from watcher.conf import Limits
 from watcher.database.images import Found, Images, ImageState
 from watcher.reconcile.age import AgeClock
@@ -25,102 +26,73 @@ from watcher.triggers.listener import Endpoint
 from watcher.workqueue import WorkQueue
 
 EPOCH = 1_700_000_000.0  # what the wall clock shows at the beginning
-NEVER = float("inf")
 GRACE = 60
+LIMIT = 1000  # of removals of files without a row
 HERE = Identity(1, 1)
 
 
-class Database:
-    """Rows of images, and how far what is read is behind them.
+class Database(Images):
+    """Glance's table; an answer takes its time.
 
-    :param lag: seconds
+    :param lag: seconds for which readers don't see a change
     """
+
+    answered = math.inf  # always
 
     def __init__(self, timeline: Timeline, lag: float) -> None:
         self._timeline, self._lag = timeline, lag
-        self._rows: dict[str, tuple[float, float]] = {}
-        #: of each read
-        self.times: list[float] = []
-
-    def create(self, image: str) -> None:
-        """A row, of a live image."""
-        self._rows[image] = (self._timeline.now, NEVER)
-
-    def delete(self, image: str) -> None:
-        """It is marked as deleted."""
-        self._rows[image] = (self._rows[image][0], self._timeline.now)
-
-    def is_deleted(self, image: str) -> bool:
-        """Whether it truly is, not what a reader sees."""
-        return self._rows[image][1] <= self._timeline.now
-
-    def read(self, images: Collection[str]) -> dict[str, ImageState]:
-        """What a reader sees."""
-        self.times.append(self._timeline.now)
-        seen = self._timeline.now - self._lag
-        return {image: self._state(image, seen) for image in images}
-
-    def _state(self, image: str, moment: float) -> ImageState:
-        created, deleted = self._rows.get(image, (NEVER, NEVER))
-        if created > moment:
-            return ImageState.ABSENT
-        return ImageState.LIVE if deleted > moment else ImageState.DELETED
-
-
-class SimulatedImages(Images):
-    """Glance's table; an answer takes its time."""
-
-    def __init__(self, timeline: Timeline, database: Database) -> None:
-        self._timeline, self._database = timeline, database
-        self.answered = math.inf  # it always does
+        #: when each image was created and deleted, by id
+        self.created: dict[str, float] = {}
+        self.deleted: dict[str, float] = {}
+        #: moments of the reads
+        self.reads: list[float] = []
 
     def find(self, ids: Collection[str]) -> dict[str, Found]:
-        """As they were when the question came: the older truth is the more dangerous one."""
-        states = self._database.read(ids)
+        """Answer as of the question: the older truth is the more dangerous one."""
+        self.reads.append(self._timeline.now)
+        found = {image: Found(self._state(image), None) for image in ids}
         self._timeline.sleep(costs.READ)
-        return {key: Found(state, None) for key, state in states.items()}
+        return found
 
     def confirm_absent(self, ids: Collection[str]) -> dict[str, ImageState]:
-        """The second read."""
-        return self.states(ids) if ids else {}
+        """Read once more."""
+        return self.states(ids)
 
     def check(self) -> bool:
-        """There is always a row."""
+        """Find a row; there always is one."""
         return True
+
+    def _state(self, image: str) -> ImageState:
+        seen = self._timeline.now - self._lag
+        if self.deleted.get(image, math.inf) <= seen:
+            return ImageState.DELETED
+        return ImageState.LIVE if self.created.get(image, math.inf) <= seen else ImageState.ABSENT
 
 
 @dataclass
 class Disk:
-    """A staging directory; hosts that share it have the same one.
+    """A staging directory; hosts that share it have the same one."""
 
-    :param on_removed: called with the name of what a watcher removed
-    """
-
-    on_removed: Callable[[str], None]
+    shared: bool
     #: when each was written, by name; no name comes twice
     files: dict[str, float] = field(default_factory=dict)
-    #: queues that hear of its files from the kernel
-    watched_by: list[WorkQueue] = field(default_factory=list)
-
-
-class _Entry(NamedTuple):
-    name: str
-
-    def inode(self) -> int:
-        return 1
+    #: moment of each removal by a watcher, the file's name, and when it was written
+    removals: list[tuple[float, str, float]] = field(default_factory=list)
+    #: queues that get its file events
+    queues: list[WorkQueue] = field(default_factory=list)
 
 
 class SimulatedStaging(Staging):
     """The directory as the real code looks at it; each look takes its time."""
 
-    def __init__(self, timeline: Timeline, disk: Disk, *, shared: bool) -> None:
+    def __init__(self, timeline: Timeline, disk: Disk) -> None:
         super().__init__("/staging")
         self._timeline, self._disk = timeline, disk
-        self.network = "nfs4" if shared else None
+        self.identity = HERE
+        self.network = "nfs4" if disk.shared else None
 
     def __enter__(self) -> "SimulatedStaging":
         self._timeline.sleep(costs.HAND_OVER + costs.OPEN)
-        self.identity = HERE
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -129,11 +101,13 @@ class SimulatedStaging(Staging):
     @contextmanager
     def _scan(self) -> Iterator[Iterator[os.DirEntry[str]]]:
         self._timeline.sleep(costs.LOOK * len(self._disk.files))
-        entries = [_Entry(name) for name in self._disk.files]
-        yield cast(Iterator[os.DirEntry[str]], iter(entries))
+        entries: list[Any] = [
+            SimpleNamespace(name=name, inode=lambda: 1) for name in self._disk.files
+        ]
+        yield iter(entries)
 
     def refusal(self) -> str | None:
-        """Nothing is refused."""
+        """Refuse nothing."""
         return None
 
     def lstat(self, name: str) -> os.stat_result:
@@ -145,32 +119,12 @@ class SimulatedStaging(Staging):
         return os.stat_result(fields, {"st_blocks": 8})
 
     def remove(self, name: str, seen: os.stat_result | None) -> int | None:
-        """Remove a file; it may have gone by then."""
+        """Remove a file; it may have been removed meanwhile."""
         self._timeline.sleep(costs.DECIDE + costs.UNLINK)
-        if self._disk.files.pop(name, None) is None:
+        if (written := self._disk.files.pop(name, None)) is None:
             return None
-        self._disk.on_removed(name)
+        self._disk.removals.append((self._timeline.now, name, written))
         return 4096
-
-
-class SimulatedWatch:
-    """A watch that is always there; its events are put on the queue by the simulation."""
-
-    @property
-    def watching(self) -> Identity | None:
-        """The one directory there is."""
-        return HERE
-
-    @property
-    def failure(self) -> str | None:
-        """It doesn't fail."""
-        return None
-
-    def follow(self, staging: Staging) -> None:
-        """It is watched already."""
-
-    def wait_for(self, path: str) -> None:
-        """It is there."""
 
 
 class SimulatedQueue(WorkQueue):
@@ -184,41 +138,39 @@ class SimulatedQueue(WorkQueue):
 class Host:
     """A watcher at work on a disk; begins at a moment, with a sweep, as the service does.
 
-    :param sweep_interval: seconds
-    :param shared: other hosts write to the same directory
+    :param interval: seconds between sweeps
     """
 
     def __init__(
-        self,
-        timeline: Timeline,
-        disk: Disk,
-        database: Database,
-        *,
-        begins: float,
-        sweep_interval: float,
-        shared: bool,
+        self, timeline: Timeline, disk: Disk, database: Database, interval: float, *, begins: float
     ) -> None:
-        #: the listener's thread: messages are taken in one after the other
-        self.listener = Line()
         #: whether it is connected to the bus
         self.hears = True
+        self._free = 0.0  # moment at which the listener's thread has taken all messages in
         self.queue = SimulatedQueue(timeline)
+        if not disk.shared:
+            disk.queues.append(self.queue)
         self._endpoint = Endpoint(self.queue, Stats())
-        staging = SimulatedStaging(timeline, disk, shared=shared)
-        images = SimulatedImages(timeline, database)
-        budget = RemovalBudget(1000, clock=lambda: timeline.now)
+        staging = SimulatedStaging(timeline, disk)
+        watch: Any = SimpleNamespace(watching=HERE)  # its events are put by the simulation
+        budget = RemovalBudget(LIMIT, clock=lambda: timeline.now)
         clock = AgeClock(lambda: EPOCH + timeline.now, lambda: timeline.now)
-        planner = Planner(staging, images, budget, absent_grace=GRACE, trusted=False, clock=clock)
+        planner = Planner(staging, database, budget, absent_grace=GRACE, trusted=False, clock=clock)
         reconciler = Reconciler(
             queue=self.queue,
             staging=staging,
-            images=images,
+            images=database,
             cleaner=Cleaner(staging, planner, Stats()),
-            watch=SimulatedWatch(),
-            limits=Limits(sweep_interval, GRACE, 1000),
+            watch=watch,
+            limits=Limits(interval, GRACE, LIMIT),
         )
         timeline.spawn(begins, lambda: deque(reconciler.run(), maxlen=0))
 
-    def reported(self, payload: dict[str, object]) -> None:
-        """A notification was taken in."""
-        self._endpoint.info(None, "image.host", "image.delete", payload, None)
+    def receive(self, arrival: float, count: int) -> float:
+        """Take messages in, after those before; the moment at which that is done."""
+        self._free = max(self._free, arrival) + count * costs.LISTEN
+        return self._free
+
+    def reported(self, image: str) -> None:
+        """Handle the notification of an image's deletion."""
+        self._endpoint.info(None, "image.host", "image.delete", {"id": image}, None)

@@ -97,15 +97,3 @@ class Condition(threading.Condition):
             self.notify()
         elif self._waiter is not None:
             self._set_alarm()
-
-
-class Line:
-    """Serves one after the other: the time at which each is done follows from the one before."""
-
-    def __init__(self) -> None:
-        self.free = 0.0
-
-    def serve(self, arrival: float, seconds: float) -> float:
-        """When that which arrives then, not before those earlier, is done."""
-        self.free = max(self.free, arrival) + seconds
-        return self.free
