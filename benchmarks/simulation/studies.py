@@ -2,103 +2,98 @@
 """The questions of docs/scale.md, each a few scenarios that differ in one thing."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from itertools import product
+from typing import TypeVar
 
 from benchmarks.simulation import costs
 from benchmarks.simulation.cloud import Figures, Scenario, simulate
 
 Curves = dict[str, list[tuple[float, float]]]
-Point = tuple[str, float, Scenario]
+Point = tuple[str, float]  # name of the curve, and x
+T = TypeVar("T")
 
 # Where only the wait of residue is asked for, each deletion has a file: there is more to average.
 DENSE = Scenario(hosts=10, rate=1, staged=1, imports=0, late=0)
 BROKER = 2 / costs.DELIVER  # messages a second of a broker with two processors for itself
 JITTER = {"without jitter": False, "with jitter": True}
-BIN = 0.1  # seconds in which reads are counted together for their peak
+TENTH = 0.1  # of a second: reads in it are counted together for their peak
 
 
 def loss(pool: ProcessPoolExecutor) -> Curves:
     """Seconds that a file is residue, by the share of lost events, for each interval."""
-    points = [
-        (
-            f"{interval:g}",
-            share,
-            replace(
-                DENSE,
-                late=0.1,
-                loss=share,
-                event_loss=share,
-                sweep_interval=interval,
-                warm=1.2 * interval,
-                seconds=max(12_000.0, 5 * interval),
-            ),
+    intervals, shares = (60.0, 600.0, 3600.0), (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+    points = {
+        (f"{interval:g}", share): replace(
+            DENSE,
+            late=0.1,
+            loss=share,
+            event_loss=share,
+            sweep_interval=interval,
+            warm=1.2 * interval,
+            seconds=max(12_000.0, 5 * interval),
         )
-        for interval, share in product(
-            (60.0, 600.0, 3600.0), (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-        )
-    ]
-    return _curves(pool, points, lambda found: found.wait)
+        for interval, share in product(intervals, shares)
+    }
+    return _curves(_run(pool, points), lambda found: found.wait)
 
 
 def lag(pool: ProcessPoolExecutor) -> Curves:
     """Seconds that a file is residue, by how late the bus is, or the database."""
     lags = (0.003, 0.01, 0.03, 0.1, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
     # shorter than the grace, as the documentation demands of a replica
-    points = [("bus", each, replace(DENSE, delay=each, seconds=1000.0)) for each in lags]
+    points = {("bus", each): replace(DENSE, delay=each, seconds=1000.0) for each in lags}
     # and far shorter than an image lives
     lagging = replace(DENSE, lives=1000.0, warm=3000.0, seconds=2000.0)
-    points += [("database", each, replace(lagging, lag=each)) for each in lags]
-    return _curves(pool, points, lambda found: found.wait)
+    points |= {("database", each): replace(lagging, lag=each) for each in lags}
+    return _curves(_run(pool, points), lambda found: found.wait)
 
 
 def fan_out(pool: ProcessPoolExecutor) -> Curves:
     """Median of the seconds that a file is residue, by the rate of deletions, on one broker."""
-    points: list[Point] = []
     rates = (0.3, 1, 1.5, 2, 3, 5, 10, 15, 20, 25, 30, 40, 60, 100, 150, 200, 250, 300, 400, 1000)
-    for hosts, others, rate in product((10, 100, 1000), (0, costs.OTHERS), (*rates, 2000, 3000)):
-        most = min(BROKER / hosts, 1 / costs.LISTEN) / (1 + others)
-        if rate < 2.5 * most:
-            scenario = replace(
-                DENSE,
-                hosts=hosts,
-                sample=3,
-                rate=rate,
-                others=others,
-                broker=BROKER,
-                seconds=max(20.0, 15 * hosts / rate),
-                warm=20.0,
-            )
-            points.append((f"{hosts} {others}", rate, scenario))
-    return _curves(pool, points, lambda found: found.percentile(50))
+    points = {
+        (f"{hosts} {others}", rate): replace(
+            DENSE,
+            hosts=hosts,
+            sample=3,
+            rate=rate,
+            others=others,
+            broker=BROKER,
+            seconds=max(20.0, 15 * hosts / rate),
+            warm=20.0,
+        )
+        for hosts, others, rate in product((10, 100, 1000), (0, costs.OTHERS), (*rates, 2000, 3000))
+        if rate < 2.5 * min(BROKER / hosts, 1 / costs.LISTEN) / (1 + others)
+    }
+    return _curves(_run(pool, points), lambda found: found.percentile(50))
 
 
 def load(pool: ProcessPoolExecutor) -> dict[str, Curves]:
     """Bytes a second out of the broker, and reads a second of the database, by the rate."""
-    points: list[Point] = []
-    for hosts, rate in product((10, 100, 1000), (0.1, 1, 10, 100, 1000)):
-        scenario = Scenario(
+    points = {
+        (f"{hosts}", rate): Scenario(
             hosts=hosts, sample=10, rate=rate, live=5, seconds=max(20.0, min(3600.0, 600 / rate))
         )
-        points.append((f"{hosts}", rate, scenario))
-    figures = list(pool.map(simulate, [scenario for _, _, scenario in points]))
+        for hosts, rate in product((10, 100, 1000), (0.1, 1, 10, 100, 1000))
+    }
+    figures = _run(pool, points)
     return {
-        "sent": _collect(points, [found.sent for found in figures]),
-        "reads": _collect(points, [found.reads for found in figures]),
+        "sent": _curves(figures, lambda found: found.sent),
+        "reads": _curves(figures, lambda found: found.reads),
     }
 
 
 def shared(pool: ProcessPoolExecutor) -> Curves:
     """Reads of the database for each file that is removed, by the hosts that share a directory."""
     sharing = replace(DENSE, hosts=60, event_loss=1, sweep_interval=86400, seconds=2000.0)
-    points = [
-        (name, float(count), replace(sharing, shared=count, jitter=on))
-        for name, on in JITTER.items()
-        for count in (1, 2, 3, 5, 10, 20)
-    ]
-    return _curves(pool, points, lambda found: found.reads * 2000 / len(found.waits))
+    points = {
+        (name, float(count)): replace(sharing, shared=count, jitter=on)
+        for (name, on), count in product(JITTER.items(), (1, 2, 3, 5, 10, 20))
+    }
+    return _curves(_run(pool, points), lambda found: found.reads * 2000 / len(found.waits))
 
 
 def restart(_: ProcessPoolExecutor) -> dict[str, Curves]:
@@ -108,7 +103,7 @@ def restart(_: ProcessPoolExecutor) -> dict[str, Curves]:
     away = replace(quiet, outage=(5.0, 30.0), seconds=60.0)
     sweeps = replace(quiet, sweep_interval=60.0, together=True, rate=0.0, warm=5.0, seconds=400.0)
     return {
-        what: {name: _bins(simulate(replace(each, jitter=on))) for name, on in JITTER.items()}
+        what: {name: _peaks(simulate(replace(each, jitter=on))) for name, on in JITTER.items()}
         for what, each in (("broker", away), ("sweeps", sweeps))
     }
 
@@ -122,7 +117,6 @@ def full(pool: ProcessPoolExecutor) -> dict[str, dict[str, float]]:
         hosts=1000, rate=1000, staged=0.5, imports=0.5, lives=2.0, warm=5, seconds=10
     )
     some = replace(everyone, sample=50, seconds=100, seed=2)
-    figures = zip(("1,000 hosts", "50 of them"), pool.map(simulate, [everyone, some]), strict=True)
     return {
         name: {
             "files removed": len(found.waits),
@@ -134,7 +128,7 @@ def full(pool: ProcessPoolExecutor) -> dict[str, dict[str, float]]:
             "MB/s": found.sent / 1e6,
             "live files removed": found.wrong,
         }
-        for name, found in figures
+        for name, found in _run(pool, {"1,000 hosts": everyone, "50 of them": some}).items()
     }
 
 
@@ -143,26 +137,21 @@ STUDIES: dict[str, Callable[[ProcessPoolExecutor], object]] = {
 }
 
 
-def _curves(
-    pool: ProcessPoolExecutor, points: Iterable[Point], measure: Callable[[Figures], float]
-) -> Curves:
-    points = list(points)
-    figures = pool.map(simulate, [scenario for _, _, scenario in points])
-    return _collect(points, [measure(found) for found in figures])
+def _run(pool: ProcessPoolExecutor, scenarios: Mapping[T, Scenario]) -> dict[T, Figures]:
+    return dict(zip(scenarios, pool.map(simulate, scenarios.values()), strict=True))
 
 
-def _collect(points: Iterable[Point], values: Iterable[float]) -> Curves:
+def _curves(figures: Mapping[Point, Figures], measure: Callable[[Figures], float]) -> Curves:
     curves: Curves = {}
-    for (label, where, _), value in zip(points, values, strict=True):
-        curves.setdefault(label, []).append((where, value))
+    for (name, x), found in figures.items():
+        curves.setdefault(name, []).append((x, measure(found)))
     return curves
 
 
-def _bins(found: Figures) -> list[tuple[float, float]]:
+def _peaks(found: Figures) -> list[tuple[float, float]]:
     first = min(found.times)
-    bins = Counter(int((moment - first) / BIN) for moment in found.times)
-    seconds: dict[int, int] = {}
-    for number, reads in bins.items():
-        second = int(number * BIN)
-        seconds[second] = max(seconds.get(second, 0), reads)
-    return [(float(second), float(seconds.get(second, 0))) for second in range(max(seconds) + 1)]
+    tenths = Counter(int((moment - first) / TENTH) for moment in found.times)
+    return [
+        (float(second), float(max(tenths[10 * second + tenth] for tenth in range(10))))
+        for second in range(max(tenths) // 10 + 1)
+    ]
