@@ -98,13 +98,13 @@ def write(comparisons: Sequence[Comparison], path: Path) -> None:
     path.write_text(f'{{"machine": {json.dumps(machine)}, "comparisons": [\n{lines}\n]}}\n')
 
 
-def embed(tables: str, document: Path) -> None:
+def embed(tables: str, document: Path, begin: str = BEGIN) -> None:
     """Put the tables between their marks in a document."""
     if not document.exists():
         return
-    before, _, rest = document.read_text().partition(BEGIN)
+    before, _, rest = document.read_text().partition(begin)
     _, _, after = rest.partition(END)
-    document.write_text(f"{before}{BEGIN}\n{tables}\n\n{END}{after}")
+    document.write_text(f"{before}{begin}\n{tables}\n\n{END}{after}")
 
 
 def _spread(comparison: Comparison, subject: str) -> str:

@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from benchmarks.report import embed
 from benchmarks.simulation import pictures, report
 from benchmarks.simulation.studies import STUDIES
 
@@ -24,19 +25,14 @@ def main() -> None:
     with ProcessPoolExecutor() as pool:
         for name in [] if arguments.redraw else arguments.only or list(STUDIES):
             started = time.monotonic()
-            results[name] = json.loads(json.dumps(STUDIES[name](pool)), parse_float=_rounded)
+            found = json.dumps(STUDIES[name](pool))
+            results[name] = json.loads(found, parse_float=lambda text: float(f"{float(text):.5g}"))
             print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
-            lines = (
-                f"{json.dumps(study)}: {json.dumps(found)}" for study, found in results.items()
-            )
+            lines = [f'"{study}": {json.dumps(found)}' for study, found in results.items()]
             path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
     if results.keys() >= STUDIES.keys():
         pictures.draw(results, ROOT / "docs")
-        report.embed(report.markdown(results), ROOT / "docs/scale.md")
-
-
-def _rounded(value: str) -> float:
-    return float(f"{float(value):.5g}")
+        embed(report.markdown(results), ROOT / "docs/scale.md", report.BEGIN)
 
 
 if __name__ == "__main__":

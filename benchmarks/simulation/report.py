@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Results as tables for docs/scale.md."""
 
-from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import number
 from benchmarks.simulation import costs
-from benchmarks.simulation.studies import BROKER
+from benchmarks.simulation.studies import BROKER, Curves
 
-BEGIN, END = "<!-- figures: written by make simulation -->", "<!-- end of figures -->"
+BEGIN = "<!-- figures: written by make simulation -->"
 AT_ONCE = 0.1  # seconds; a wait that is longer is a backlog's
 
 Row = list[str]
-Points = dict[str, list[list[float]]]
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -20,21 +18,14 @@ def markdown(results: dict[str, Any]) -> str:
     return f"{_table(_knees(results['fan_out']))}\n\n{_table(_full(results['full']))}"
 
 
-def embed(table: str, document: Path) -> None:
-    """Put the tables between their marks in a document."""
-    if document.exists():
-        before, _, rest = document.read_text().partition(BEGIN)
-        document.write_text(f"{before}{BEGIN}\n{table}\n\n{END}{rest.partition(END)[2]}")
-
-
-def _knees(fan_out: Points) -> list[Row]:
+def _knees(fan_out: Curves) -> list[Row]:
     rows = [["hosts", "queues get", "broker's most", "listener's most", "simulated: still at once"]]
     for name, points in fan_out.items():
         hosts, others = map(int, name.split())
         most = BROKER / hosts / (1 + others), 1 / costs.LISTEN / (1 + others)
         last = max((rate for rate, wait in points if wait < AT_ONCE), default=0.0)
         what = "all that Glance sends" if others else "`image.delete`"
-        rows.append([f"{hosts:,}", what, *map(number, most), number(last)])
+        rows.append([f"{hosts:,}", what, *map(number, (*most, last))])
     return rows
 
 
