@@ -112,7 +112,7 @@ class WorkQueue:
                 self._replace(key, now + delay, waiting)
             else:
                 self._put(key, delay, now, waiting)
-            if not self._gathering or self._due >= MANY:
+            if not self._gathering or self.due >= MANY:
                 self._changed.notify()
 
     def requeue(self, keys: Mapping[Key, Waiting], *, delay: float) -> None:
@@ -129,14 +129,14 @@ class WorkQueue:
         Empty once the queue is closed.
         """
         with self._changed:
-            if self._took_several and 0 < self._due < MANY and not self._closed:
+            if self._took_several and 0 < self.due < MANY and not self._closed:
                 self._gathering = True
                 self._changed.wait(GATHER)
                 self._gathering = False
             while not self._closed:
                 self._promote()
-                if self._due:
-                    self._took_several = self._due > 1
+                if self.due:
+                    self._took_several = self.due > 1
                     return self._take_ready(*self._ready)
                 timeout = self._heap[0][0] - self._clock() if self._heap else None
                 self._changed.wait(timeout)
@@ -165,16 +165,17 @@ class WorkQueue:
     @property
     def depth(self) -> int:
         """Number of keys that are due or wait for their time."""
-        return self._due + len(self._delayed)
+        return self.due + len(self._delayed)
+
+    @property
+    def due(self) -> int:
+        """Number of keys that are due."""
+        return sum(map(len, self._ready.values()))
 
     @property
     def delayed(self) -> int:
-        """Number of those keys that wait for their time."""
+        """Number of keys that wait for their time."""
         return len(self._delayed)
-
-    @property
-    def _due(self) -> int:
-        return sum(map(len, self._ready.values()))
 
     def close(self) -> None:
         """Wake the taker for the last time; nothing more is handed out."""

@@ -18,6 +18,7 @@ from threading import Thread
 import amqp
 import pytest
 
+from tests.conftest import on
 from tests.functional.host import Host, new_id
 from tests.functional.program import AS_NOBODY, PROGRAM, SECRET, run_program
 from tests.functional.terminal import COLOUR, Terminal
@@ -194,11 +195,6 @@ def vhost(rabbitmq: RabbitMQ) -> Vhost:
     return Vhost(rabbitmq)
 
 
-def on_sqlite(test: Callable[..., None]) -> Callable[..., None]:
-    """The kind of database makes no difference in this test."""
-    return pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)(test)  # type: ignore[no-any-return]
-
-
 def insert(host: Host) -> None:
     host.images.insert("0a9c6f5e-8c8e-4d9c-9d6d-0d3c7f0f0001")
 
@@ -258,7 +254,7 @@ def test_what_is_missing_is_not_made(new_host: Callable[..., Host], vhost: Vhost
     assert "messages" not in report.names
 
 
-@on_sqlite
+@on("sqlite")
 def test_no_declaration_can_make_anything(new_host: Callable[..., Host], vhost: Vhost) -> None:
     host = new_host(transport_url=vhost.url)
     loaded = conf.load(["--config-file", str(host.config_file)])
@@ -278,7 +274,7 @@ def test_no_declaration_can_make_anything(new_host: Callable[..., Host], vhost: 
     assert vhost.content() == before
 
 
-@on_sqlite
+@on("sqlite")
 @pytest.mark.parametrize(
     ("options", "durable", "arguments", "exchange", "queue"),
     [
@@ -351,7 +347,7 @@ def test_declared_otherwise(
         assert result == expected[0] and expected[1].format(default=vhost.default_type) in found
 
 
-@on_sqlite
+@on("sqlite")
 def test_the_service_yields_to_an_exchange_that_is_not_durable(
     new_host: Callable[..., Host], vhost: Vhost
 ) -> None:
@@ -373,7 +369,7 @@ def test_the_service_yields_to_an_exchange_that_is_not_durable(
         assert vhost.check(host).bad == []
 
 
-@on_sqlite
+@on("sqlite")
 def test_a_queue_that_nothing_reads_and_one_that_two_read(
     new_host: Callable[..., Host], vhost: Vhost
 ) -> None:
@@ -398,7 +394,7 @@ def test_a_queue_that_nothing_reads_and_one_that_two_read(
     assert "2 consumers where one watcher has 1" in report["messages"][1]
 
 
-@on_sqlite
+@on("sqlite")
 def test_a_broker_that_refuses(new_host: Callable[..., Host], vhost: Vhost) -> None:
     broker, name = vhost.broker, unique_name("check")
     broker.add_user(name, SECRET, vhost.name, configure="^$")
@@ -434,7 +430,7 @@ def test_a_broker_that_refuses(new_host: Callable[..., Host], vhost: Vhost) -> N
     assert "set_permissions" in report.remedy("exchange")
 
 
-@on_sqlite
+@on("sqlite")
 def test_without_a_transport_url(new_host: Callable[..., Host]) -> None:
     report = Report(new_host(transport_url="rabbit://"))  # oslo.messaging's default
     if report["broker"][0] == "ok":
@@ -443,7 +439,7 @@ def test_without_a_transport_url(new_host: Callable[..., Host]) -> None:
     assert report.remedy("broker") == "set transport_url to Glance's"
 
 
-@on_sqlite
+@on("sqlite")
 def test_one_broker_of_several_is_down(new_host: Callable[..., Host], vhost: Vhost) -> None:
     good = re.sub("^rabbit://(.*)/.*", r"\1", vhost.url)
     bad = good.replace(str(vhost.broker.port), "1")
@@ -455,7 +451,7 @@ def test_one_broker_of_several_is_down(new_host: Callable[..., Host], vhost: Vho
     assert "exchange" in report.names
 
 
-@on_sqlite
+@on("sqlite")
 def test_a_broker_that_does_not_answer(new_host: Callable[..., Host], vhost: Vhost) -> None:
     proxy = TcpProxy(vhost.broker.port)
     try:
@@ -467,7 +463,7 @@ def test_a_broker_that_does_not_answer(new_host: Callable[..., Host], vhost: Vho
         proxy.close()
 
 
-@on_sqlite
+@on("sqlite")
 def test_a_broker_by_tls(new_host: Callable[..., Host], vhost: Vhost, tmp_path: Path) -> None:
     tls, other = (TlsServer(vhost.broker.port, tmp_path / name) for name in ("tls", "other"))
     url = vhost.url.replace(f":{vhost.broker.port}/", f":{tls.port}/")
@@ -481,7 +477,7 @@ def test_a_broker_by_tls(new_host: Callable[..., Host], vhost: Vhost, tmp_path: 
     other.close()
 
 
-@on_sqlite
+@on("sqlite")
 @pytest.mark.parametrize(
     ("url", "watcher", "result", "found"),
     [
@@ -498,7 +494,7 @@ def test_other_transports(
     assert report["broker"][0] == result and found in report["broker"][1]
 
 
-@on_sqlite
+@on("sqlite")
 def test_what_glance_does_not_send(new_host: Callable[..., Host]) -> None:
     host = new_host(transport_url="fake://", default="disabled_notifications = image")
     assert "disabled_notifications" in Report(host)["notifications"][1]
@@ -571,7 +567,7 @@ def test_a_database_that_cannot_be_used(server: Database, server_host: tuple[Hos
         assert "images" not in report.names
 
 
-@on_sqlite
+@on("sqlite")
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
@@ -587,13 +583,13 @@ def test_a_database_url_that_cannot_be_used(host: Host, url: str, reason: str) -
     assert report["database"][0] == "failure" and reason in report["database"][1]
 
 
-@on_sqlite
+@on("sqlite")
 def test_a_large_table_is_not_counted(host: Host) -> None:
     host.images.insert(*(f"0a9c6f5e-8c8e-4d9c-9d6d-{number:012}" for number in range(10_001)))
     assert Report(host)["images"] == ("ok", "more than 10,000 rows in the images table")
 
 
-@on_sqlite
+@on("sqlite")
 def test_a_directory_that_is_not_there(host: Host) -> None:
     host.staging.rmdir()
     report = Report(host)
@@ -607,7 +603,7 @@ def test_a_directory_that_is_not_there(host: Host) -> None:
     assert Report(host)["directory"][0] == "failure"
 
 
-@on_sqlite
+@on("sqlite")
 def test_a_directory_that_another_user_owns(host: Host) -> None:
     insert(host)
     residue = host.stage_deleted()
@@ -632,7 +628,7 @@ def test_a_directory_that_another_user_owns(host: Host) -> None:
     assert residue.exists()
 
 
-@on_sqlite
+@on("sqlite")
 def test_a_directory_that_cannot_be_read(host: Host) -> None:
     command = possible(WITHOUT_OVERRIDE) if os.geteuid() == 0 else []
     host.staging.chmod(0)
@@ -641,7 +637,7 @@ def test_a_directory_that_cannot_be_read(host: Host) -> None:
     assert (result, found) == ("failure", f"{host.staging} can't be read: Permission denied")
 
 
-@on_sqlite
+@on("sqlite")
 def test_a_file_system_that_is_read_only(host: Host) -> None:
     place = host.staging
     steps = f'mount --bind {place} {place} && mount -o remount,bind,ro {place} && exec "$@"'
@@ -649,7 +645,7 @@ def test_a_file_system_that_is_read_only(host: Host) -> None:
     assert report["removal"] == ("failure", "the file system is mounted read-only")
 
 
-@on_sqlite
+@on("sqlite")
 def test_a_file_system_in_memory(host: Host) -> None:
     steps = f'mount -t tmpfs none {host.staging} && exec "$@"'
     report = Report(host, through=[*possible(namespaces.MOUNTS), "sh", "-c", steps, "sh"])
@@ -657,7 +653,7 @@ def test_a_file_system_in_memory(host: Host) -> None:
     assert report["removal"][0] == "ok"
 
 
-@on_sqlite
+@on("sqlite")
 @pytest.mark.parametrize("flag", ["i", "a"])
 def test_a_directory_with_a_flag(host: Host, flag: str) -> None:
     if os.geteuid() or not shutil.which("chattr"):
@@ -671,7 +667,7 @@ def test_a_directory_with_a_flag(host: Host, flag: str) -> None:
     assert report["removal"] == ("failure", "the directory is immutable or append-only")
 
 
-@on_sqlite
+@on("sqlite")
 @pytest.mark.parametrize("what", ["watches", "instances"])
 def test_no_inotify_left(host: Host, what: str) -> None:
     # the limit of the private name space, not the machine's
@@ -682,7 +678,7 @@ def test_no_inotify_left(host: Host, what: str) -> None:
     assert f"fs.inotify.max_user_{what}" in report.remedy("file_events")
 
 
-@on_sqlite
+@on("sqlite")
 def test_a_private_tmp(host: Host) -> None:
     unit = unit_of(Path("/proc/self/cgroup").read_text()) or "x.service"
     host.configure(database_url="sqlite://", staging="file:///var/tmp/nobody-stages-here")
@@ -695,7 +691,7 @@ def test_a_private_tmp(host: Host) -> None:
     assert report.remedy("directory").startswith("add JoinsNamespaceOf= ")
 
 
-@on_sqlite
+@on("sqlite")
 def test_a_misspelt_option(new_host: Callable[..., Host]) -> None:
     host = new_host(watcher="max_absent_removal = 3")
     insert(host)
@@ -707,7 +703,7 @@ def test_a_misspelt_option(new_host: Callable[..., Host]) -> None:
     assert report.remedy("options").startswith("max_absent_removals may be meant")
 
 
-@on_sqlite
+@on("sqlite")
 def test_files_that_the_service_cannot_write(new_host: Callable[..., Host], tmp_path: Path) -> None:
     command = possible(AS_NOBODY) if os.geteuid() == 0 else []
     directory, file = tmp_path / "directory", tmp_path / "file"
@@ -736,7 +732,7 @@ def test_files_that_the_service_cannot_write(new_host: Callable[..., Host], tmp_
     assert not list(directory.iterdir()) and not list(mine.iterdir())
 
 
-@on_sqlite
+@on("sqlite")
 def test_a_directory_for_logs(new_host: Callable[..., Host], tmp_path: Path) -> None:
     report = Report(new_host(default=f"log_dir = {tmp_path}"))
     assert report["log"] == ("ok", f"{tmp_path}/glance-staging-watcher.log can be written")
@@ -749,7 +745,7 @@ def hang_up(server: socket.socket) -> None:
     connection.close()
 
 
-@on_sqlite
+@on("sqlite")
 def test_a_port_for_metrics(new_host: Callable[..., Host]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -763,7 +759,7 @@ def test_a_port_for_metrics(new_host: Callable[..., Host]) -> None:
     assert result == "failure" and found.endswith(": Cannot assign requested address")
 
 
-@on_sqlite
+@on("sqlite")
 def test_for_people(new_host: Callable[..., Host]) -> None:
     host = new_host()
     host.configure(
@@ -779,7 +775,7 @@ def test_for_people(new_host: Callable[..., Host]) -> None:
     assert lines[-1].endswith(" 1 failed")
 
 
-@on_sqlite
+@on("sqlite")
 def test_colour_at_a_terminal(host: Host) -> None:
     command = ("check", "--config-file", host.config_file)
     for terminal, coloured in (
@@ -794,14 +790,14 @@ def test_colour_at_a_terminal(host: Host) -> None:
         assert all(len(line) <= 80 or " " not in line[25:] for line in terminal.lines)
 
 
-@on_sqlite
+@on("sqlite")
 def test_glances_own_log_file_is_left_alone(new_host: Callable[..., Host], tmp_path: Path) -> None:
     log = tmp_path / "api.log"
     Report(new_host(default=f"log_file = {log}"))
     assert not log.exists()
 
 
-@on_sqlite
+@on("sqlite")
 def test_upgrade_check(new_host: Callable[..., Host], vhost: Vhost) -> None:
     host = new_host(transport_url=vhost.url)
     insert(host)

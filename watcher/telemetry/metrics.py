@@ -71,14 +71,13 @@ class Metrics:
         )
 
     def _depth(self) -> Metric:
-        delayed = self._queue.delayed
         depth = GaugeMetricFamily(
             f"{PREFIX}queue_depth",
             "Queued keys, due now or delayed.",
             labels=["state"],
         )
-        depth.add_metric(["due"], max(0, self._queue.depth - delayed))
-        depth.add_metric(["delayed"], delayed)
+        depth.add_metric(["due"], self._queue.due)
+        depth.add_metric(["delayed"], self._queue.delayed)
         return depth
 
     def _work(self) -> Iterator[Metric]:

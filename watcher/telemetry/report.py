@@ -118,7 +118,7 @@ def watcher_section(
     """
     last = stats.last_sweep
     return {
-        "queue": {"due": queue.depth - queue.delayed, "delayed": queue.delayed},
+        "queue": {"due": queue.due, "delayed": queue.delayed},
         "conditions": {
             component: "healthy" if cause is None else shortened(cause, MAX_CAUSE)
             for component, cause in conditions.items()

@@ -187,7 +187,7 @@ def report(
     :param conditions: every component, with the cause of its failure; None: healthy
     :param directory: path of the staging directory
     """
-    last, delayed = stats.last_sweep, queue.delayed
+    last = stats.last_sweep
     return {
         "pid": os.getpid(),
         "directory": directory,
@@ -203,7 +203,7 @@ def report(
             "size": last.tally.size,
         },
         "last_removals": [_removal(moment, each) for moment, each in reversed(list(removals.last))],
-        "queue": {"due": max(0, queue.depth - delayed), "delayed": delayed},
+        "queue": {"due": queue.due, "delayed": queue.delayed},
         "conditions": dict(conditions),
     }
 
