@@ -82,21 +82,20 @@ class Deletions:
         self._notifier = GlanceNotifier(transport_url)
         self._clients = ThreadPoolExecutor(CLIENTS)
         self._end = threading.Event()
-        self._threads = [threading.Thread(target=run) for run in (self._delete, self._watch)]
+        self._deleting = threading.Thread(target=self._delete)
+        self._watching = threading.Thread(target=self._watch)
 
     def start(self) -> None:
         """Delete from now on."""
-        for thread in self._threads:
-            thread.start()
+        self._deleting.start()
+        self._watching.start()
 
     def stop(self) -> None:
         """Delete no more, and give up what is left."""
-        self._end.set()
-        self._clients.shutdown(cancel_futures=True)
+        self._delete_no_more(cancel=True)
         self._left.clear()
-        for thread in self._threads:
-            if thread.ident:
-                thread.join()
+        if self._watching.ident:
+            self._watching.join()
         self._notifier.close()
 
     def wait_heard(self) -> None:
@@ -120,8 +119,7 @@ class Deletions:
 
         A client of Glance loses the notification in its hand when a node goes at the wrong moment.
         """
-        self._end.set()
-        self._clients.shutdown()
+        self._delete_no_more()
         wait_for(lambda: len(self._left) <= CLIENTS, TIMEOUT, "hardly any residue")
         return len(self._left)
 
@@ -154,6 +152,12 @@ class Deletions:
             self._host.images.delete(image)
             self._left[image] = time.monotonic()
             self._clients.submit(self._notifier.deleted, image)
+
+    def _delete_no_more(self, *, cancel: bool = False) -> None:
+        self._end.set()
+        if self._deleting.ident:  # nothing can be submitted after the shutdown
+            self._deleting.join()
+        self._clients.shutdown(cancel_futures=cancel)
 
     def _watch(self) -> None:
         while self._left or not self._end.is_set():
