@@ -154,6 +154,17 @@ def test_a_sweep_with_a_database_that_cannot_be_reached(host: Host, scheme: str)
         assert residue.exists()
 
 
+def test_unknown_options_and_commands() -> None:
+    assert "Unknown command 'sweeep'" in refused("sweeep")
+    wrong_value = ["sweep", "--format", "xml"]
+    for arguments in (["--nonsense"], ["--dry-run"], ["sweep", "now"], wrong_value):
+        run = run_program(*arguments)
+        assert run.returncode == 2
+        assert ("--format" if "xml" in arguments else "usage: glance-") in run.stderr
+        assert run.stderr.endswith("\n")
+        assert "Traceback" not in run.stderr
+
+
 @pytest.mark.parametrize(
     ("default", "more"),
     [
@@ -176,10 +187,12 @@ def test_a_warning_when_glance_sends_no_notifications(
 
 def test_version_and_help() -> None:
     version = run_program("--version")
+    assert version.returncode == 0
     assert version.stdout.strip().split(".")[0].isdigit()
     for arguments in (["--help"], ["sweep", "--help"], ["status", "--help"], ["check", "--help"]):
-        text = run_program(*arguments).stdout
-        command = arguments[0]
+        run = run_program(*arguments)
+        assert run.returncode == 0
+        text, command = run.stdout, arguments[0]
         for part in (command, "--config-file", "--config-dir", "--debug", "Exit codes", "; 2"):
             assert part in text
         assert ("--format table|json" in text) == (command != "--help")
@@ -196,6 +209,9 @@ def test_options_stand_before_or_after_the_command(host: Host) -> None:
         run = run_program(*arguments)
         assert run.returncode == 0 and residue.name in run.stdout
         assert residue.exists()
+    for typo in ([*file, "swep"], [*file, "--dry-rum"]):
+        assert run_program(*typo).returncode == 2
+        assert len(list(host.staging.iterdir())) == 2
 
 
 def test_what_the_service_runs_with_is_its_first_line(host: Host) -> None:

@@ -370,3 +370,8 @@ def test_the_log_file_is_opened_again_after_a_rotation(host: Host) -> None:
     wait_for(lambda: "Configuration reloaded" in log.read_text(), 10, "a line after it")
     assert not log.read_bytes().startswith(b"\0")
     assert program.log == ""
+
+
+def test_a_syslog_facility_that_does_not_exist(host: Host) -> None:
+    change(host, ("debug = true", "use_syslog = true\nsyslog_log_facility = nosuch"))
+    assert "facility" in refused("--config-file", str(host.config_file))
