@@ -31,7 +31,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     kinds = list(marker.args) if marker else ["current-multi", "current-single"]
     if metafunc.definition.get_closest_marker("quick"):
         kinds += ["oldest" + kind.removeprefix("current") for kind in kinds]
-    if release := metafunc.config.getoption("--release"):
+    if release := metafunc.config.getoption("--release", None):
         kinds = sorted({f"{release}-{kind.partition('-')[2]}" for kind in kinds})
     metafunc.parametrize("cloud", kinds, indirect=True, scope="session")
 
