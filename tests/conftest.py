@@ -22,7 +22,6 @@ S = TypeVar("S", bound=Server | Pair[Any])
 SERVERS = ("rabbitmq", "mariadb", "postgresql")
 LARGE_TIMEOUT = 1200.0  # seconds
 
-
 # A busy machine is no failure.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
@@ -27,8 +27,11 @@ AS_NOBODY = [
 # Some variables have their effect before main(); these don't, and oslo sets the first one.
 ENVIRONMENT = dict(os.environ)
 LATER = {
-    *("EVENTLET_NO_GREENDNS", "COLUMNS"),
-    *("NOTIFY_SOCKET", "OS_GLANCE_CONFIG_DIR", "PYTEST_CURRENT_TEST"),
+    "EVENTLET_NO_GREENDNS",
+    "COLUMNS",
+    "NOTIFY_SOCKET",
+    "OS_GLANCE_CONFIG_DIR",
+    "PYTEST_CURRENT_TEST",
 }
 READY_TIMEOUT = 90.0  # seconds
 STOP_TIMEOUT = 15.0  # seconds: on a busy machine, three times what the program promises
@@ -45,11 +48,21 @@ def help_of(command: str, columns: int = 200) -> str:
 def run_program(
     *arguments: str | Path, environment: Mapping[str, str] | None = None, timeout: float = 60.0
 ) -> "subprocess.CompletedProcess[str]":
-    """Run the program to its end, without the time that importing takes.
+    """Run the program to its end; see `run`."""
+    return run([PROGRAM, *arguments], environment=environment, timeout=timeout)
+
+
+def run(
+    arguments: Sequence[str | Path],
+    *,
+    environment: Mapping[str, str] | None = None,
+    timeout: float = 60.0,
+) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end; the program without the time that importing takes.
 
     :param environment: variables, in addition to ours
     """
-    command = [str(PROGRAM), *map(str, arguments)]
+    command = [*map(str, arguments)]
     with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
         process = start(command, os.environ | dict(environment or {}), stdout, stderr)
         code = process.wait(timeout)

@@ -20,7 +20,7 @@ import pytest
 
 from tests.conftest import on
 from tests.functional.host import Host, new_id
-from tests.functional.program import AS_NOBODY, PROGRAM, SECRET, run_program
+from tests.functional.program import AS_NOBODY, PROGRAM, SECRET, run
 from tests.functional.terminal import COLOUR, Terminal
 from tests.functional.test_formats import DOCUMENTED, PAGE
 from tests.functional.test_formats import check as check_fields
@@ -78,21 +78,14 @@ class Report:
 def execute(
     command: list[str], host: Host, *arguments: str, **environment: str
 ) -> "subprocess.CompletedProcess[str]":
-    arguments = ("--config-file", str(host.config_file), *arguments)
-    if command[0] == str(PROGRAM):
-        run = run_program(*command[1:], *arguments, environment=environment, timeout=120)
-    else:
-        run = subprocess.run(
-            [*command, *arguments],
-            env=os.environ | environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-    for output in (run.stdout, run.stderr):
+    done = run(
+        [*command, "--config-file", str(host.config_file), *arguments],
+        environment=environment,
+        timeout=120,
+    )
+    for output in (done.stdout, done.stderr):
         assert SECRET not in output and "Traceback" not in output, output
-    return run
+    return done
 
 
 def possible(command: list[str]) -> list[str]:

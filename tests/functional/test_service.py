@@ -120,10 +120,7 @@ def test_two_watchers_each_hear_every_deletion(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_stops_in_order_while_busy(bus_host: Host, number: int) -> None:
-    ids = [new_id() for _ in range(5000)]
-    bus_host.images.insert(*ids, deleted=True)
-    for image in ids:
-        bus_host.stage(image, b"")
+    bus_host.stage_many(5000, deleted=True)
     bus_host.stage_live()
     program = bus_host.start(ready=False)
     program.wait_for_line("Stale staging residue")

@@ -370,10 +370,7 @@ def stop_sweep(
     host: Host, signals: list[int], *arguments: str, through: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
     """A sweep of 2000 files that gets signals during its 1500th removal."""
-    residue = [new_id() for _ in range(2000)]
-    host.images.insert(*residue, deleted=True)
-    for image in residue:
-        host.stage(image, b"")
+    host.stage_many(2000, deleted=True)
     numbers = ",".join(str(int(number)) for number in signals)
     command = [*through, sys.executable, "-c", SIGNALLED, numbers, "1500"]
     return subprocess.run(
